@@ -1,0 +1,30 @@
+"""Records, message size and index to certificates."""
+
+
+localrules:
+    bound,
+
+
+rule bound:
+    input:
+        message="results/{run}/messages/{model}.{codec}.bin",
+        index="results/{run}/tokens/{corpus}/train/index.json",
+        draws="results/{run}/positions/{corpus}.{sampling}.parquet",
+        records=expand("results/{{run}}/risk/{{model}}.{{codec}}.{{corpus}}.{{sampling}}/{part}.parquet", part=PARTS),
+        sidecars=expand("results/{{run}}/risk/{{model}}.{{codec}}.{{corpus}}.{{sampling}}/{part}.json", part=PARTS),
+        package=package("certificate", "bounds/*"),
+    output:
+        certificate="results/{run}/bounds/{model}.{codec}.{corpus}.{sampling}.json",
+    log:
+        "results/{run}/logs/bound/{model}.{codec}.{corpus}.{sampling}.log",
+    benchmark:
+        "results/{run}/benchmarks/bound/{model}.{codec}.{corpus}.{sampling}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        delta=CONFIG.delta,
+        bounds=slice_of(CONFIG.bounds),
+        choices_bits=CONFIG.choices_bits(),
+    script:
+        "../workflow_scripts/bound.py"

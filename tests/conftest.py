@@ -1,0 +1,22 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Reference vectors and small real data beside the checkout; tests that need them are skipped where they are absent."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "vectors").is_dir():
+        pytest.skip("reference data (../shared) is not beside the checkout")
+    return folder

@@ -1,0 +1,227 @@
+"""Files to documents: which, how many, in what order, and one clear line for what cannot be read."""
+
+import gzip
+import importlib.metadata
+import json
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenbounds.config import Source
+from tokenbounds.errors import InputError
+from tokenbounds.sources import SourceFile, count_all, count_documents, list_files, read_documents, read_range
+
+
+def texts(path, field="text", start=0, stop=None):
+    return [text for _, text in read_documents(SourceFile(str(path)), field, start, stop)]
+
+
+def zstd(data):
+    # Two frames: a reader that stops at the first one's end would lose half the documents without a word.
+    half = len(data) // 2
+    return zstandard.compress(data[:half]) + zstandard.compress(data[half:])
+
+
+PACK = {"": lambda data: data, ".gz": gzip.compress, ".zst": zstd}
+
+
+def write(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+# ---------------------------------------------------------------- which files
+
+
+def test_installed_lists_the_packages_python_files_in_order():
+    files = list_files(Source(installed=["tqdm", "packaging"]))
+    assert all(file.path.endswith(".py") and file.bytes() > 0 for file in files)
+    packages = [file.package for file in files]
+    assert packages == sorted(packages, key=["tqdm", "packaging"].index) and set(packages) == {"tqdm", "packaging"}
+    names = [file.path for file in files if file.package == "tqdm"]
+    recorded = [file for file in importlib.metadata.files("tqdm") if file.suffix == ".py" and ".." not in file.parts]
+    assert names == sorted(file.as_posix() for file in recorded if file.locate().stat().st_size)
+    # Names say nothing of the machine; the files are found all the same.
+    assert "tqdm/std.py" in names
+    std = next(file for file in files if file.path == "tqdm/std.py")
+    assert texts_of(std) == [std.location.read_text(encoding="utf-8")]
+
+
+def texts_of(file):
+    return [text for _, text in read_documents(file)]
+
+
+def test_exclude_matches_the_whole_path():
+    every = list_files(Source(installed=["tqdm"]))
+    left = list_files(Source(installed=["tqdm"], exclude=["tqdm/contrib/*", "*/std.py"]))
+    assert {file.path for file in every} - {file.path for file in left} == {
+        file.path for file in every if file.path.startswith("tqdm/contrib/") or file.path.endswith("/std.py")
+    }
+    with pytest.raises(InputError, match=r"^source: no file is left of \d+ after exclude \['\*'\]$"):
+        list_files(Source(installed=["tqdm"], exclude=["*"]))
+
+
+def test_unknown_package():
+    with pytest.raises(InputError) as error:
+        list_files(Source(installed=["tqdm", "no-such-package-here"]))
+    assert str(error.value) == "source.installed: no package 'no-such-package-here' is installed in this environment"
+
+
+def test_globs_are_sorted_relative_and_unique(tmp_path, monkeypatch):
+    for name in ("b/2.txt", "b/1.txt", "a.jsonl", "b/c/3.txt"):
+        write(tmp_path / name, b"{}")
+    monkeypatch.chdir(tmp_path)
+    assert [file.path for file in list_files(Source(files=["b/**/*.txt", "a.jsonl", "b/1.txt"]))] == ["b/1.txt", "b/2.txt", "b/c/3.txt", "a.jsonl"]
+    with pytest.raises(InputError) as error:
+        list_files(Source(files=["a.jsonl", "c/*.txt"]))
+    assert str(error.value) == f"source.files: 'c/*.txt' matches no file (in {tmp_path})"
+
+
+def test_hub_files_are_taken_in_order_and_excluded_by_their_name_in_the_dataset():
+    files = [{"name": name, "path": f"/downloads/x/{name}"} for name in ("data/b.parquet", "data/a.parquet", "x/a.parquet")]
+    source = Source(hub="owner/name", revision="0" * 40, exclude=["x/*"])
+    assert [file.path for file in list_files(source, files)] == ["/downloads/x/data/a.parquet", "/downloads/x/data/b.parquet"]
+
+
+@pytest.mark.parametrize(("name", "reason"), [("a.csv", "unknown format '.csv'"), ("a.gz", "unknown format ''"), ("a.parquet.gz", "a packed parquet file")])
+def test_unknown_formats(tmp_path, name, reason):
+    path = write(tmp_path / name, b"x")
+    with pytest.raises(InputError, match=f"^{path}: {reason}"):
+        list_files(Source(files=[str(path)]))
+
+
+# ---------------------------------------------------------------- reading and counting
+
+# Any text that UTF-8 can hold, line ends of all kinds and NUL among it.
+TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
+
+
+@settings(max_examples=40, deadline=None)
+@given(documents=st.lists(TEXT, min_size=1, max_size=12), blanks=st.lists(st.sampled_from(["", " ", "\t"]), min_size=1, max_size=3), data=st.data())
+def test_every_format_gives_the_documents_back(tmp_path_factory, documents, blanks, data):
+    folder = tmp_path_factory.mktemp("formats")
+    packed = data.draw(st.sampled_from(sorted(PACK)))
+    lines = "".join(json.dumps({"n": 1, "body": text}, ensure_ascii=data.draw(st.booleans())) + "\n" + "\n".join(blanks) + "\n" for text in documents)
+    paths = [
+        write(folder / f"a.jsonl{packed}", PACK[packed](lines.encode())),
+        write(folder / f"b.json{packed}", PACK[packed](json.dumps([{"body": text} for text in documents]).encode())),
+        write(folder / f"c.json{packed}", PACK[packed](json.dumps(documents).encode())),
+    ]
+    table = pa.table({"other": range(len(documents)), "body": documents})
+    pq.write_table(table, folder / "d.parquet", row_group_size=data.draw(st.integers(1, 5)))
+    start = data.draw(st.integers(0, len(documents)))
+    stop = data.draw(st.integers(start, len(documents)))
+    for path in [*paths, folder / "d.parquet"]:
+        assert count_documents(SourceFile(str(path)), "body") == len(documents)
+        assert texts(path, "body") == documents
+        assert texts(path, "body", start, stop) == documents[start:stop]
+    one = write(folder / f"e.txt{packed}", PACK[packed](documents[0].encode()))
+    assert texts(one) == documents[:1] and count_documents(SourceFile(str(one))) == 1
+    single = write(folder / "f.json", json.dumps({"body": documents[0]}).encode())
+    assert texts(single, "body") == documents[:1]
+
+
+def test_parquet_string_types_and_batches(tmp_path):
+    documents = [f"row {number}" for number in range(1000)]
+    columns = [pa.array(documents, kind) for kind in (pa.string(), pa.large_string())] + [pa.array(documents).dictionary_encode()]
+    for number, column in enumerate(columns):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(pa.table({"text": column}), path, row_group_size=700)  # batches, row groups and ranges end in different places
+        assert texts(path, start=250, stop=970) == documents[250:970]
+
+
+def test_undecodable_bytes_and_lone_surrogates(tmp_path):
+    assert texts(write(tmp_path / "a.txt", b"a\xffb\r\n")) == ["a\ufffdb\r\n"]
+    # The first is half a pair; the second a whole pair, which JSON joins.
+    assert texts(write(tmp_path / "a.jsonl", rb'{"text": "x\ud800y \ud83d\ude00"}')) == ["x\ufffdy \U0001f600"]
+    path = write(tmp_path / "b.jsonl", b'{"text": "fine"}\n{"text": "\xff"}\n')
+    with pytest.raises(InputError, match=f"^{path}:2: not valid JSON"):
+        texts(path)
+
+
+def test_ranges_over_files_number_documents_through(tmp_path):
+    names = ["a.jsonl", "b.txt", "c.jsonl"]
+    write(tmp_path / "a.jsonl", b'{"text": "0"}\n\n{"text": "1"}\n')
+    write(tmp_path / "b.txt", b"2")
+    write(tmp_path / "c.jsonl", b'{"text": "3"}\n{"text": "4"}')
+    files = [SourceFile(str(tmp_path / name)) for name in names]
+    assert count_all(files) == [2, 1, 2]
+    assert count_all(files, processes=2) == [2, 1, 2]
+    counted = [(file, file.bytes(), count) for file, count in zip(files, count_all(files), strict=True)]
+    for start in range(6):
+        for stop in range(start, 6):
+            found = list(read_range(counted, "text", start, stop))
+            assert [(number, text) for number, _, text in found] == [(number, str(number)) for number in range(start, stop)]
+    assert [where for _, where, _ in read_range(counted, "text", 1, 4)] == [f"{files[0].path}:3", files[1].path, f"{files[2].path}:1"]
+    with (tmp_path / "a.jsonl").open("ab") as handle:
+        handle.write(b'{"text": "x"}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl: 43 bytes, but 29 when its documents were counted; count them again$"):
+        list(read_range(counted, "text", 0, 1))
+
+
+def test_reading_is_streamed(tmp_path):
+    line = json.dumps({"text": "word " * 2000}).encode() + b"\n"
+    path = write(tmp_path / "a.jsonl.gz", gzip.compress(line * 4000, 1))  # 40 MB unpacked
+    tracemalloc.start()
+    assert sum(1 for _ in read_documents(SourceFile(str(path)))) == 4000
+    assert count_documents(SourceFile(str(path))) == 4000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
+
+
+# ---------------------------------------------------------------- what cannot be read
+
+BAD = [
+    ("a.jsonl", b'{"text": "x"}\n\n{"text": \n', ":3: not valid JSON"),
+    ("a.jsonl", b'{"text": "x"}\n{"text": "y"', ":2: not valid JSON"),
+    ("a.jsonl", b'{"text": "x"}\n{"body": "y"}\n', ":2: no field 'text'; found body"),
+    ("a.jsonl", b'{"text": 7}\n', ":1: field 'text' is a number, expected a string"),
+    ("a.jsonl", b'{"text": null}\n', ":1: field 'text' is null, expected a string"),
+    ("a.jsonl", b'["x"]\n', ":1: found a list, expected an object with field 'text'"),
+    ("a.jsonl", b"[" * 100_000, ":1: not valid JSON"),
+    ("a.json", b'[{"text": "x"}, {"body": 1}]', ": entry 1: no field 'text'; found body"),
+    ("a.json", b'["x", 3]', ": entry 1: found a number, expected an object with field 'text'"),
+    ("a.json", b'"x"', ": found a string, expected a list of objects or of strings, or one object"),
+    ("a.json", b'[{"text": "x"}', ": not valid JSON"),
+    ("a.json.gz", gzip.compress(b'[{"text": "x"}]')[:-6], ": cannot be read"),
+    ("a.jsonl.gz", b"no gzip", ":1: cannot be read"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n') + gzip.compress(b'{"text": "y"}\n' * 1000)[:-9], ":1001: cannot be read"),
+    ("a.jsonl.zst", zstandard.compress(b'{"text": "x"}\n' * 1000)[:-4], ": cannot be read"),
+    ("a.txt.zst", b"no zstd", ": cannot be read"),
+    ("a.parquet", b"no parquet", ": cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), BAD)
+def test_bad_files_name_file_and_line(tmp_path, name, content, reason):
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError) as error:
+        texts(path)
+    message = str(error.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    assert reason in message
+
+
+def test_bad_parquet_columns(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", None, "c"], "n": [1, 2, 3]}), path)
+    for field, reason in [("body", "no column 'body'; found text, n"), ("n", "column 'n' holds int64, expected strings"), ("text", "row 1: column 'text' is null")]:
+        with pytest.raises(InputError, match=f"^{path}: {reason}"):
+            texts(path, field)
+    assert texts(path, start=2) == ["c"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=f"^{path}: cannot be read"):
+        count_documents(SourceFile(str(path)))
+
+
+def test_a_lost_file(tmp_path):
+    with pytest.raises(InputError, match=f"^{tmp_path}/a.txt: cannot be read .No such file or directory.$"):
+        SourceFile(f"{tmp_path}/a.txt").bytes()

@@ -1,0 +1,96 @@
+"""The record of one bound: its value, the terms it is made of, and everything that was chosen and paid for."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper bound on the expected loss M with probability at least 1 - delta, and how it came about.
+
+    ``value = empirical_risk + complexity_term + subsample_term + slack_term`` unless `capped`: then the first three add up to more than
+    the largest possible loss `high`, and ``value = high + slack_term``.
+
+    Attributes
+    ----------
+    value : float
+        The bound, in the unit of the losses (bits for BPD, a fraction for top-k error).
+    method : str
+        "azuma" (the paper's formula), "azuma_certified", "azuma_rigorous" or "betting".
+    theorem : str
+        The statement that `value` rests on.
+    metric : str
+        "bpd", "top{k}" or "loss".
+    empirical_risk : float
+        Mean loss of the ``n - n_pilot`` draws that estimate the mean.
+    complexity_term, subsample_term, slack_term : float
+        What the hypothesis and the choices cost, what drawing n of m costs, and the numerical slack.
+    capped : bool
+        Whether the largest possible loss replaced the sum.
+    low, high : float
+        Interval of the losses at the chosen smoothing.
+    random_guess : float or None
+        Loss of a uniform guess; the bound is vacuous when it is not below. None where the metric has none.
+    delta, delta1, delta2 : float
+        Failure probability, and its shares for the corpus and for the draws as they were used (delta2 after any division).
+    m, n, n_pilot, draw_size : int
+        Tokens (or data points) in the corpus, draws, draws of the pilot, tokens in each draw.
+    choices : dict
+        The values chosen: alpha, a, lambda, beta1, beta2, width, g0, b, as far as the method has them.
+    payments_bits : dict
+        What went into the complexity, itemised, in bits.
+    """
+
+    value: float
+    method: str
+    theorem: str
+    metric: str
+    empirical_risk: float
+    complexity_term: float
+    subsample_term: float
+    slack_term: float
+    capped: bool
+    low: float
+    high: float
+    random_guess: float | None
+    delta: float
+    delta1: float
+    delta2: float
+    m: int
+    n: int
+    n_pilot: int
+    draw_size: int
+    choices: dict = field(default_factory=dict)
+    payments_bits: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        numbers = [value for value in dataclasses.asdict(self).values() if isinstance(value, float)]
+        if not all(map(math.isfinite, [*numbers, *self.choices.values(), *self.payments_bits.values()])):
+            raise ArithmeticError(f"a term of the {self.method} bound is not finite: {self!r}")
+
+    @property
+    def vacuous(self):
+        """Whether the bound is not below the loss of a random guess."""
+        return self.random_guess is not None and self.value >= self.random_guess
+
+    def as_dict(self):
+        """A dict of strings, numbers, booleans, None and dicts of numbers: ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def assemble(high, empirical_risk, complexity_term, subsample_term, slack_term, capped=True, **rest):
+    """A `Bound` whose value is the sum of its terms, the loss part at most `high` unless `capped` is False."""
+    terms = [float(term) for term in (empirical_risk, complexity_term, subsample_term)]
+    total = math.fsum(terms)
+    hit = bool(capped and total > high)
+    return Bound(
+        value=(float(high) if hit else total) + float(slack_term),
+        empirical_risk=terms[0],
+        complexity_term=terms[1],
+        subsample_term=terms[2],
+        slack_term=float(slack_term),
+        capped=hit,
+        high=float(high),
+        **rest,
+    )

@@ -1,0 +1,343 @@
+"""Certificates: what a bound was computed from, the bound itself, and the checks that a stranger can run on it."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from tokenbounds import bounds
+from tokenbounds.config import Sampling
+from tokenbounds.corpus import CorpusIndex, TokenStore, draw, read_positions
+from tokenbounds.errors import InputError
+from tokenbounds.files import provenance, read_json, sha256_file, write_json
+from tokenbounds.hypothesis import model_of, read_message
+from tokenbounds.records import draw_items, read_records
+from tokenbounds.scoring import score_items
+from tokenbounds.streams import generator
+
+VERSION = 1
+TOLERANCE = 1e-12  # relative, of a bound recomputed from its records
+
+
+def make(run, name, *, delta, settings, choices_bits, parts):
+    """Compute all bounds of one record set and everything they rest on.
+
+    Parameters
+    ----------
+    run : path
+        Folder of the run; paths in the certificate are relative to it.
+    name : str
+        ``model.codec.corpus.sampling``.
+    delta : float
+        Failure probability of each bound.
+    settings : dict
+        The `bounds` section of the configuration: grids and k.
+    choices_bits : dict of str to float
+        Choices that are not in the message, in bits, itemised.
+    parts : int
+        Number of record files.
+
+    Returns
+    -------
+    dict
+        The certificate, JSON-ready.
+    """
+    run = Path(run)
+    model, codec, corpus, sampling = name.split(".")
+    message_path = run / "messages" / f"{model}.{codec}.bin"
+    index_path = run / "tokens" / corpus / "train" / "index.json"
+    draws_path = run / "positions" / f"{corpus}.{sampling}.parquet"
+    record_paths = [run / "risk" / name / f"{part:05d}.parquet" for part in range(parts)]
+    message = read_message(message_path)
+    index = read_json(index_path)
+    sidecars = [read_json(path.with_suffix(".json")) for path in record_paths]
+    epsilon_nats = max(sidecar["epsilon_nats"] for sidecar in sidecars)
+    context = message.config["contexts"][sampling]
+    draws = read_positions(draws_path, CorpusIndex(index_path.parent))
+    message_bytes = message_path.stat().st_size
+    facts = {
+        "delta": delta,
+        "m": population(index["m_tokens"], context.get("window")),
+        "n": len(draws),
+        "vocab_size": index["vocab_size"],
+        "choices_bits": choices_bits,
+        "epsilon_nats": epsilon_nats,
+        "settings": settings,
+    }
+    return {
+        "certificate": VERSION,
+        "name": name,
+        **facts,
+        "hypothesis": {
+            "model": model,
+            "codec": message.codec,
+            "config": message.config["hypothesis"],
+            "message": file_entry(run, message_path),
+            "message_bytes": message_bytes,
+            "message_bits": 8 * message_bytes,
+            "measured_as": "8 times the bytes of the coded message, from which the scored model was decoded",
+        },
+        "corpus": {"name": corpus, "index": file_entry(run, index_path), "tokens": index["m_tokens"], "documents": index["documents"]},
+        "sampling": {"name": sampling, **context, "seed": sidecars[0]["seed"], "draws": file_entry(run, draws_path)},
+        "records": [file_entry(run, path) for path in record_paths],
+        "scored_on": {"device": sidecars[0]["device"], "dtype": sidecars[0]["dtype"]},
+        "metrics": metrics(records_by_draw(record_paths, draws, context.get("window")), 8 * message_bytes, **facts),
+        **provenance({"delta": delta, "bounds": settings, "choices_bits": choices_bits}),
+    }
+
+
+def file_entry(run, path):
+    """Path relative to the run, and sha256."""
+    return {"path": str(path.relative_to(run)), "sha256": sha256_file(path)}
+
+
+def population(tokens, window):
+    """m: the tokens that are drawn from. Windows drop one tail of the whole stream (docs/theory.md, section 5)."""
+    return tokens if window is None else tokens // window * window
+
+
+def records_by_draw(paths, draws, window):
+    """Columns log2_q, rank, entropy_bits as arrays of shape (n,), or (n, S) for windows, checked against the draws."""
+    records = read_records(paths)
+    size = window or 1
+    expected = (draws["position"].to_numpy()[:, None] + np.arange(size)).ravel()
+    if records["position"].size != expected.size or (records["position"] != expected).any():
+        raise InputError(
+            f"{paths[0]}: the records' positions are not the drawn ones ({records['position'].size} records for {len(draws)} draws)"
+        )
+    shape = (len(draws),) if window is None else (len(draws), window)
+    return {name: records[name].reshape(shape) for name in ("log2_q", "rank", "entropy_bits")}
+
+
+def metrics(records, message_bits, *, delta, m, n, vocab_size, choices_bits, epsilon_nats, settings):
+    """Every bound of every metric from records: pure arithmetic, milliseconds to seconds.
+
+    Returns
+    -------
+    dict
+        Per metric (``bpd``, ``top1``, ...): ``empirical_risk`` of all draws (unsmoothed for BPD), ``random_guess``, and per method the
+        bound as `tokenbounds.bounds.Bound.as_dict` gives it.
+    """
+    log2_q, ranks, entropies = records["log2_q"], records["rank"], records["entropy_bits"]
+    if log2_q.shape[0] != n:
+        raise InputError(f"{log2_q.shape[0]} draws in the records; expected n = {n}")
+    grids = bounds.Grids(alpha=tuple(settings["alpha"]))
+    common = {"delta": delta, "extra_bits": choices_bits}
+    bpd = common | {"grids": grids, "numeric_slack_bits": bounds.numeric_slack_bits(epsilon_nats)}
+    arguments = (log2_q, vocab_size, message_bits, m)
+    found = {
+        "bpd": entry(
+            -float(log2_q.mean()),
+            bounds.azuma_bpd(*arguments, **bpd),
+            bounds.azuma_certified_bpd(*arguments, **bpd),
+            bounds.azuma_rigorous_bpd(*arguments, **bpd),
+            bounds.betting_bpd(*arguments, entropies=entropies, **bpd),
+        )
+    }
+    for k in settings["top_k"]:
+        arguments = (ranks, k, vocab_size, message_bits, m)
+        found[f"top{k}"] = entry(
+            float((ranks >= k).mean()),
+            bounds.azuma_topk(*arguments, **common),
+            bounds.azuma_certified_topk(*arguments, **common),
+            bounds.betting_topk(*arguments, grids=grids, **common),
+        )
+    return found
+
+
+def entry(empirical_risk, *found):
+    """One metric of a certificate."""
+    return {
+        "empirical_risk": empirical_risk,
+        "random_guess": found[0].random_guess,
+        "bounds": {bound.method: bound.as_dict() for bound in found},
+    }
+
+
+def write(path, certificate):
+    """Write a certificate."""
+    write_json(path, certificate)
+
+
+def read(path):
+    """Read a certificate; `InputError` names the file if it is not one of this version."""
+    certificate = read_json(path)
+    if not isinstance(certificate, dict) or certificate.get("certificate") != VERSION:
+        raise InputError(f"{path}: not a tokenbounds certificate of version {VERSION}")
+    return certificate
+
+
+# ---------------------------------------------------------------- verification
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Outcome of one check."""
+
+    name: str
+    held: bool
+    detail: str
+
+
+def verify(path, rescore=0):
+    """Check a certificate against the files it names.
+
+    Parameters
+    ----------
+    path : path
+        ``results/{run}/bounds/{name}.json``; the files it names are looked for in ``results/{run}``.
+    rescore : int
+        Number of drawn items to score again with the decoded model, one at a time.
+
+    Yields
+    ------
+    Check
+        One per file and per property. A check that cannot be made because a file is missing or torn does not hold.
+    """
+    path = Path(path)
+    certificate = read(path)
+    run = path.parent.parent
+    intact = True
+    for name, item in _named_files(certificate):
+        found = sha256_file(run / item["path"]) if (run / item["path"]).exists() else "missing"
+        held = found == item["sha256"]
+        intact &= held
+        detail = f"{item['path']} sha256 {found[:16]}" + ("" if held else f", expected {item['sha256'][:16]}")
+        yield Check(name, held, detail)
+    yield from _guarded("corpus", lambda: _check_store(run, certificate))
+    yield from _guarded("message", lambda: _check_message(run, certificate))
+    yield from _guarded("draws", lambda: _check_draws(run, certificate))
+    yield from _guarded("bounds", lambda: _check_bounds(run, certificate))
+    if rescore:
+        yield from _guarded("rescore", lambda: _check_rescore(run, certificate, rescore))
+
+
+def _named_files(certificate):
+    yield "message file", certificate["hypothesis"]["message"]
+    yield "index file", certificate["corpus"]["index"]
+    yield "draws file", certificate["sampling"]["draws"]
+    for number, item in enumerate(certificate["records"]):
+        yield f"records file {number}", item
+
+
+def _guarded(name, check):
+    try:
+        yield check()
+    except InputError as error:
+        yield Check(name, False, str(error))
+
+
+def _check_store(run, certificate):
+    corpus = certificate["corpus"]
+    store = TokenStore((run / corpus["index"]["path"]).parent)
+    store.verify()
+    expected = population(store.m, certificate["sampling"].get("window"))
+    held = certificate["m"] == expected and corpus["tokens"] == store.m and certificate["vocab_size"] == store.vocab_size
+    return Check("corpus", held, f"all token shards are those of the index; m = {expected}, certificate says {certificate['m']}")
+
+
+def _check_message(run, certificate):
+    hypothesis = certificate["hypothesis"]
+    path = run / hypothesis["message"]["path"]
+    message = read_message(path)
+    bits = 8 * path.stat().st_size
+    context = {key: certificate["sampling"].get(key) for key in ("mode", "context_length", "window")}
+    named = message.config["contexts"].get(certificate["sampling"]["name"], {})
+    same = message.config["hypothesis"] == hypothesis["config"] and context == {key: named.get(key) for key in context}
+    held = same and bits == hypothesis["message_bits"]
+    return Check(
+        "message", held, f"decodes to {len(message.tensors)} tensors of a {hypothesis['config']['family']} model; C(h) = {bits} bits"
+    )
+
+
+def _check_draws(run, certificate):
+    sampling, corpus = certificate["sampling"], certificate["corpus"]
+    index = CorpusIndex((run / corpus["index"]["path"]).parent)
+    draws = read_positions(run / sampling["draws"]["path"], index)
+    scheme = Sampling.model_validate(
+        {"n": certificate["n"], **{key: sampling[key] for key in ("mode", "context_length", "window") if key in sampling}}
+    )
+    held = draws.equals(draw(index, scheme, sampling["seed"], corpus["name"]))
+    return Check("draws", held, f"{len(draws)} draws {'are' if held else 'are not'} the stream of seed {sampling['seed']}, in order")
+
+
+def _check_bounds(run, certificate):
+    sampling = certificate["sampling"]
+    draws = read_positions(run / sampling["draws"]["path"])
+    records = records_by_draw([run / item["path"] for item in certificate["records"]], draws, sampling.get("window"))
+    keys = ("delta", "m", "n", "vocab_size", "choices_bits", "epsilon_nats", "settings")
+    again = metrics(records, certificate["hypothesis"]["message_bits"], **{key: certificate[key] for key in keys})
+    different = list(_differences(certificate["metrics"], again))
+    count = sum(len(metric["bounds"]) for metric in again.values())
+    detail = (
+        f"{different[0]} ({len(different)} differences)"
+        if different
+        else f"{count} bounds recomputed from the records are the same to {TOLERANCE:g}"
+    )
+    return Check("bounds", not different, detail)
+
+
+def _differences(found, expected, where=""):
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted(found.keys() | expected.keys()):
+            place = f"{where}.{key}" if where else key
+            if key not in found or key not in expected:
+                yield f"{place} is {'missing' if key not in found else 'not expected'}"
+            else:
+                yield from _differences(found[key], expected[key], place)
+    elif _is_number(found) and _is_number(expected):
+        if abs(found - expected) > TOLERANCE * max(1.0, abs(expected)):
+            yield f"{where} is {found!r}, recomputed {expected!r}"
+    elif found != expected:
+        yield f"{where} is {found!r}, recomputed {expected!r}"
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_rescore(run, certificate, count):
+    sampling = certificate["sampling"]
+    message = read_message(run / certificate["hypothesis"]["message"]["path"])
+    store = TokenStore((run / certificate["corpus"]["index"]["path"]).parent)
+    items = list(draw_items(message, store, run / sampling["draws"]["path"], sampling["name"]))
+    chosen = sorted(
+        generator(sampling["seed"], "verify", certificate["name"]).choice(len(items), size=min(count, len(items)), replace=False)
+    )
+    records = read_records([run / item["path"] for item in certificate["records"]])
+    starts = np.cumsum([0, *(item.targets.size for item in items)])
+    scored = score_items(model_of(message), [items[i] for i in chosen], batch_tokens=1, name=certificate["name"])
+    difference = max(
+        float(np.abs(records["log2_q"][starts[i] : starts[i + 1]] - log2_q).max()) for i, (log2_q, _, _) in zip(chosen, scored, strict=True)
+    )
+    slack = bounds.numeric_slack_bits(certificate["epsilon_nats"])
+    return Check(
+        "rescore",
+        difference <= slack,
+        f"{len(chosen)} items scored again differ by at most {difference:.2g} bits; the slack is {slack:.2g} bits",
+    )
+
+
+# ---------------------------------------------------------------- for people
+
+
+def describe(certificate):
+    """A certificate as text: every bound and the terms it is made of."""
+    unit = {"bpd": "bits"}
+    lines = [
+        f"{certificate['name']}",
+        f"  C(h) = {certificate['hypothesis']['message_bytes']:,} bytes, m = {certificate['m']:,} tokens, n = {certificate['n']:,} draws, "
+        f"delta = {certificate['delta']:g}, V = {certificate['vocab_size']:,}",
+        f"  {'metric':8}{'method':18}{'bound':>10}{'= risk':>10}{'+ complexity':>14}{'+ draws':>10}{'+ slack':>10}{'guess':>10}",
+    ]
+    for metric, entry in certificate["metrics"].items():
+        for method, bound in entry["bounds"].items():
+            label = "azuma (formula)" if method == "azuma" else method
+            terms = [bound[key] for key in ("value", "empirical_risk", "complexity_term", "subsample_term", "slack_term")]
+            numbers = "".join(f"{term:{width}.4f}" for term, width in zip(terms, (10, 10, 14, 10, 10), strict=True))
+            note = "  vacuous" if bound["value"] >= entry["random_guess"] else ""
+            lines.append(f"  {metric:8}{label:18}{numbers}{entry['random_guess']:10.4f} {unit.get(metric, '')}{note}")
+    return "\n".join(lines)
+
+
+__all__ = ["Check", "describe", "make", "metrics", "read", "verify", "write"]

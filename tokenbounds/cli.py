@@ -1,0 +1,88 @@
+"""`tokenbounds verify | bound | show`."""
+
+import argparse
+import sys
+
+from tokenbounds import __version__, bounds, certificate
+from tokenbounds.errors import InputError
+
+
+def main(arguments=None):
+    """Entry point; returns the exit status: 0 only if everything asked for succeeded."""
+    parser = argparse.ArgumentParser(prog="tokenbounds", description="Certified token-level generalization bounds for language models.")
+    parser.add_argument("--version", action="version", version=f"tokenbounds {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    verify = commands.add_parser("verify", help="check certificates: hashes, message, records, every bound")
+    verify.add_argument("certificate", nargs="+", help="results/RUN/bounds/NAME.json")
+    verify.add_argument(
+        "--rescore", type=int, default=0, metavar="N", help="also score N drawn items again with the decoded model, in another batch shape"
+    )
+    verify.set_defaults(run=_verify)
+
+    bound = commands.add_parser("bound", help="the paper's bound from the numbers that a paper reports")
+    bound.add_argument("--message-bytes", type=int, required=True, help="size of the compressed model in bytes")
+    bound.add_argument("--tokens", type=float, required=True, help="tokens of the corpus, m (1.2e12 is understood)")
+    bound.add_argument(
+        "--risk", type=float, required=True, help="empirical risk: smoothed bits per token, or the top-k error as a fraction"
+    )
+    bound.add_argument("--vocab-size", type=int, required=True, help="vocabulary size")
+    bound.add_argument("--alpha", type=float, help="prediction smoothing of a bits-per-token risk; left out: the risk is a top-k error")
+    bound.add_argument("--draws", type=int, default=10000, help="tokens the risk was estimated from, n (default 10000)")
+    bound.add_argument("--delta", type=float, default=0.05, help="failure probability (default 0.05)")
+    bound.add_argument(
+        "--extra-bits", type=float, default=0.0, help="choices that are not in the message, in bits, e.g. 3 for a grid of 8 alphas"
+    )
+    bound.set_defaults(run=_bound)
+
+    show = commands.add_parser("show", help="print a certificate: every bound and what it is made of")
+    show.add_argument("certificate", nargs="+", help="results/RUN/bounds/NAME.json")
+    show.set_defaults(run=_show)
+
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _verify(options):
+    held = True
+    for path in options.certificate:
+        for check in certificate.verify(path, rescore=options.rescore):
+            print(f"{'ok  ' if check.held else 'FAIL'} {check.name}: {check.detail}")
+            held &= check.held
+        print(f"{path}: {'all checks held' if held else 'NOT verified'}")
+    return 0 if held else 1
+
+
+def _bound(options):
+    tokens = int(options.tokens)
+    if tokens != options.tokens:
+        raise InputError(f"--tokens {options.tokens}: expected a whole number")
+    if options.alpha is None:
+        interval, unit = 1.0, "top-k error"
+    else:
+        low, high = bounds.bpd_interval(options.alpha, options.vocab_size)
+        interval, unit = high - low, "bits per token"
+    complexity = bounds.complexity_nats(8 * options.message_bytes, options.extra_bits)
+    value = bounds.azuma(options.risk, interval, complexity, tokens, options.draws, options.delta)
+    deltas = bounds.split_delta_paper(options.delta, tokens, options.draws)
+    complexity_term, subsample_term = bounds.azuma_terms(interval, complexity, tokens, options.draws, *deltas)
+    print(f"bound         {value:.4f} {unit}, with probability {1 - options.delta:g} (the paper's formula)")
+    for name, term in (("risk", options.risk), ("+ complexity", complexity_term), ("+ draws", subsample_term)):
+        print(f"{name:13} {term:.4f}")
+    if options.alpha is not None:
+        print(f"{'random guess':13} {bounds.random_guess_bpd(options.vocab_size):.4f}")
+    return 0
+
+
+def _show(options):
+    for path in options.certificate:
+        print(certificate.describe(certificate.read(path)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Files that are whole or absent, their hashes, and the sidecar that says where each came from."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from tokenbounds.errors import InputError
+
+_PACKAGES = ("tokenbounds", "torch", "numpy", "tokenizers", "sentencepiece", "transformers", "constriction", "safetensors", "pyarrow")
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any failure.
+
+    A reader therefore sees the whole file or none, also after ``kill -9`` (the temporary name starts with a dot and is never read).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write `text` to `path` atomically, as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, atomically. NaN and infinities are refused: they are not JSON."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path):
+    """Read a JSON file; an `InputError` names the file when it is absent or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def sha256_file(path):
+    """Hexadecimal sha256 of a file, read in blocks."""
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+
+
+def canonical_json(value):
+    """The one text of a JSON value: sorted keys, no spaces. Used wherever a configuration is hashed or coded."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def config_hash(value):
+    """First 16 hexadecimal digits of the sha256 of a configuration's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def git_commit():
+    """Commit of the checkout this package is imported from, ``+dirty`` if files differ from it, or None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments):
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions():
+    """Versions of Python and of the installed packages that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def provenance(config, inputs=(), **facts):
+    """What every sidecar says of its file. It holds no time of day: the same inputs give the same bytes.
+
+    Parameters
+    ----------
+    config : dict
+        The slice of the configuration that decided the result.
+    inputs : iterable of path
+        Files the result was computed from; their sha256 is recorded under their name as given.
+    **facts
+        Anything more: seed, device, dtype, counts.
+    """
+    return {
+        **facts,
+        "config": config,
+        "inputs": {str(path): sha256_file(path) for path in inputs},
+        "versions": versions(),
+        "commit": git_commit(),
+    }

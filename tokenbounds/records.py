@@ -1,0 +1,147 @@
+"""Records: one row per scored token, in draw order. All bounds of all methods come from them, without a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenbounds.corpus import TokenStore, read_positions
+from tokenbounds.devices import choose_device
+from tokenbounds.errors import InputError
+from tokenbounds.files import atomic_path, provenance, write_json
+from tokenbounds.hypothesis import context_rule, model_of, read_message
+from tokenbounds.scoring import rescoring_difference, score_items, token_items, window_items
+
+SCHEMA = pa.schema(
+    {
+        "draw": pa.int64(),
+        "position": pa.int64(),
+        "document": pa.int64(),
+        "context_length": pa.int32(),
+        "log2_q": pa.float64(),
+        "rank": pa.int32(),
+        "entropy_bits": pa.float64(),
+    }
+)
+
+
+def score_part(
+    message_path, draws_path, store_folder, records_path, sidecar_path, *, name, sampling, part, parts, seed, batch_tokens, device
+):
+    """Score the draws of one part and write their records.
+
+    Parameters
+    ----------
+    message_path : path
+        The coded model; what is scored is decoded from it.
+    draws_path : path
+        Drawn positions or windows.
+    store_folder : path
+        Folder of the token index.
+    records_path, sidecar_path : path
+        Outputs: parquet, and json with the largest difference of a second scoring in another batch shape (``epsilon_nats``).
+    name : str
+        The model's name in errors and on the progress bar.
+    sampling : str
+        Name of the sampling scheme.
+    part, parts : int
+        This part of so many: consecutive draws, so that the parts joined are in draw order.
+    seed : int
+        The run's seed (stream "rescore").
+    batch_tokens : int
+        Most tokens per batch.
+    device : str
+        torch device, or "auto".
+    """
+    message = read_message(message_path)
+    store = TokenStore(store_folder)
+    items = list(draw_items(message, store, draws_path, sampling, part, parts, where=str(message_path)))
+    target = choose_device(device)
+    model = model_of(message, str(message_path)).to(target)
+    scored = score_items(model, items, batch_tokens=batch_tokens, name=name, progress=True)
+    epsilon = rescoring_difference(model, items, scored, seed=seed, stream=f"{name}.{sampling}.{part}", name=name)
+    write_records(records_path, records_table(items, scored))
+    config = {"sampling": sampling, "part": part, "parts": parts}
+    facts = {"epsilon_nats": epsilon, "device": str(target), "dtype": "float32", "batch_tokens": batch_tokens, "seed": seed}
+    write_json(sidecar_path, provenance(config, [message_path, draws_path, Path(store_folder) / "index.json"], **facts))
+
+
+def draw_items(message, store, draws_path, sampling, part=0, parts=1, where="message"):
+    """Items of the draws of one part, in draw order (see `tokenbounds.scoring`)."""
+    vocab_size = message.config["hypothesis"]["vocab_size"]
+    if vocab_size != store.vocab_size:
+        raise InputError(f"{where}: the model predicts {vocab_size} tokens; expected the corpus' vocabulary of {store.vocab_size}")
+    rule = context_rule(message, sampling, where)
+    draws = read_positions(draws_path, store)
+    first, stop = (len(draws) * number // parts for number in (part, part + 1))
+    window = message.config["contexts"][sampling].get("window")
+    if window is None:
+        yield from token_items(store, draws["position"][first:stop], rule, first)
+    else:
+        yield from window_items(store, draws["window"][first:stop], window, rule, first)
+
+
+def records_table(items, scored):
+    """Records (one row per scored token, in draw order) as an Arrow table."""
+    counts = [item.targets.size for item in items]
+    columns = {
+        "draw": np.repeat([item.draw for item in items], counts),
+        "position": np.concatenate([item.positions for item in items]),
+        "document": np.repeat([item.document for item in items], counts),
+        "context_length": np.concatenate([item.contexts for item in items]),
+        "log2_q": np.concatenate([log2_q for log2_q, _, _ in scored]),
+        "rank": np.concatenate([rank for _, rank, _ in scored]).astype(np.int32),
+        "entropy_bits": np.concatenate([entropy for _, _, entropy in scored]),
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_records(path, table):
+    """Write records to parquet, atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_records(paths):
+    """Read the parts of a record set and check that they are whole and in draw order.
+
+    Parameters
+    ----------
+    paths : list of path
+        The parts, in order.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Columns of `SCHEMA`.
+
+    Raises
+    ------
+    InputError
+        A part is not readable or has other columns, draws are missing or out of order, or a number is not finite.
+    """
+    tables = []
+    for path in paths:
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"{path}: not a readable parquet file ({' '.join(str(error).split())[:120]})") from None
+        if table.schema.names != SCHEMA.names:
+            raise InputError(f"{path}: columns {', '.join(table.schema.names)}; expected {', '.join(SCHEMA.names)}")
+        tables.append(table)
+    table = pa.concat_tables(tables)
+    columns = {name: table[name].to_numpy() for name in SCHEMA.names}
+    where = ", ".join(map(str, paths[:1])) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    draws = columns["draw"]
+    if draws.size == 0:
+        raise InputError(f"{where}: no records")
+    per_draw = np.bincount(draws, minlength=1) if draws.min() >= 0 else np.zeros(1)
+    if draws[0] != 0 or (np.diff(draws) < 0).any() or (per_draw == 0).any() or (per_draw != per_draw[0]).any():
+        raise InputError(
+            f"{where}: draws are missing or out of order; expected every draw 0, 1, 2, ... with equally many tokens, in that order"
+        )
+    for name in ("log2_q", "entropy_bits"):
+        if not np.isfinite(columns[name]).all():
+            raise InputError(f"{where}: {name} of record {int(np.flatnonzero(~np.isfinite(columns[name]))[0])} is not finite")
+    return columns

@@ -1,0 +1,268 @@
+"""Score drawn tokens: log2 q(x_i), rank and entropy, each given the tokens of its own document only.
+
+An `Item` is one forward pass over tokens of one document with one or more predictions read off it; nothing of another document is ever in
+the input, so no mask is needed. Items are batched by length and padded on the right, which a causal model cannot see; the head is applied
+to the scored positions only.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tokenbounds.corpus import window_segments
+from tokenbounds.errors import InputError
+from tokenbounds.streams import generator
+
+LN2 = math.log(2)
+_HEAD_ELEMENTS = 2**25  # most logits held at once: 128 MiB in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One forward pass.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape (T,)
+        Input tokens, all of one document (and perhaps a leading start token).
+    first : int
+        The prediction after ``ids[first + j]`` is for ``targets[j]``.
+    targets : ndarray of int64, shape (Q,)
+        Tokens that were observed.
+    positions : ndarray of int64, shape (Q,)
+        Their global positions.
+    contexts : ndarray of int32, shape (Q,)
+        How many tokens of the document each prediction sees, the start token not counted.
+    document : int
+        The document's number.
+    draw : int
+        The draw the item belongs to.
+    """
+
+    ids: np.ndarray
+    first: int
+    targets: np.ndarray
+    positions: np.ndarray
+    contexts: np.ndarray
+    document: int
+    draw: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextRule:
+    """What a prediction sees: at most `length` tokens after the last EOT, and when the start token is put before them.
+
+    ``start_token="first"``: only where there would be no context at all. ``"always"``: wherever the context reaches back to the document's
+    start and there is room.
+    """
+
+    length: int
+    start_token: str
+    start_id: int
+
+
+def token_items(store, positions, rule, first_draw=0):
+    """Items for single drawn tokens.
+
+    Parameters
+    ----------
+    store : TokenStore
+    positions : array_like of int, shape (n,)
+        Global positions, in draw order.
+    rule : ContextRule
+    first_draw : int
+        Number of the first draw.
+
+    Yields
+    ------
+    Item
+        With one prediction each, in draw order.
+    """
+    positions = np.asarray(positions, dtype=np.int64)
+    documents = store.document_of(positions)
+    starts = store.document_start(positions)
+    drawn = zip(positions.tolist(), documents.tolist(), starts.tolist(), strict=True)
+    for draw, (position, document, start) in enumerate(drawn, first_draw):
+        begin = max(start, position - rule.length)
+        tokens = store.tokens(begin, position + 1).astype(np.int64)
+        ids = tokens[:-1]
+        if ids.size == 0 or (rule.start_token == "always" and begin == start and ids.size < rule.length):
+            ids = np.concatenate([[rule.start_id], ids])
+        yield Item(ids, ids.size - 1, tokens[-1:], np.array([position]), np.array([position - begin], dtype=np.int32), int(document), draw)
+
+
+def window_items(store, windows, window, rule, first_draw=0):
+    """Items for drawn windows of `window` consecutive tokens: a window is cut where documents end (docs/theory.md, section 5).
+
+    Parameters
+    ----------
+    store : TokenStore
+    windows : array_like of int, shape (n,)
+        Window numbers, in draw order; window w holds the tokens w * window to (w + 1) * window - 1.
+    window : int
+        Tokens scored per window (S).
+    rule : ContextRule
+        Its length is the most tokens fed per window (L).
+    first_draw : int
+        Number of the first draw.
+
+    Yields
+    ------
+    Item
+        In draw order, and within a draw in the order of the tokens.
+    """
+    for draw, number in enumerate(np.asarray(windows, dtype=np.int64).tolist(), first_draw):
+        for segment in window_segments(number, window, rule.length, store.ends):
+            begin, first, stop = segment.start, segment.first, segment.stop
+            tokens = store.tokens(begin, stop).astype(np.int64)
+            at_start = begin == int(store.document_start(np.array([begin]))[0])
+            if first == begin and not (at_start and rule.start_token == "always"):
+                # No context at all: the start token alone, in a pass of its own so that later tokens do not see it.
+                yield _segment_item(np.array([rule.start_id]), 0, tokens[:1], first, begin, segment.document, draw)
+                first += 1
+            if first == stop:
+                continue
+            ids, offset = tokens[:-1], first - begin - 1
+            if at_start and rule.start_token == "always":
+                ids, offset = np.concatenate([[rule.start_id], ids]), offset + 1
+            yield _segment_item(ids, offset, tokens[first - begin :], first, begin, segment.document, draw)
+
+
+def _segment_item(ids, offset, targets, first, begin, document, draw):
+    positions = np.arange(first, first + targets.size)
+    return Item(ids, offset, targets, positions, (positions - begin).astype(np.int32), int(document), draw)
+
+
+def batches(lengths, batch_tokens):
+    """Group items by length: lists of item numbers whose padded size is at most `batch_tokens` (one item may exceed it alone).
+
+    Longest first, so that memory is at its peak at once and not after an hour.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    batch, longest = [], 0
+    for i in order.tolist():
+        if batch and (len(batch) + 1) * longest > batch_tokens:
+            yield batch
+            batch = []
+        if not batch:
+            longest = int(lengths[i])
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def predictions(logits, targets):
+    """log2 probability, rank and entropy of each row.
+
+    Parameters
+    ----------
+    logits : Tensor of float32, shape (Q, V)
+    targets : Tensor of int64, shape (Q,)
+
+    Returns
+    -------
+    log2_q : Tensor of float64, shape (Q,)
+        log2 softmax(logits)[target]; sums in float64.
+    rank : Tensor of int64, shape (Q,)
+        Number of tokens at least as probable as the target, minus one: ties count against the model.
+    entropy_bits : Tensor of float64, shape (Q,)
+    """
+    shifted = logits - logits.max(dim=-1, keepdim=True).values
+    chosen = shifted.gather(-1, targets[:, None])
+    exponentials = shifted.exp()
+    total = exponentials.sum(dim=-1, dtype=torch.float64)
+    mean_shift = (exponentials * shifted).sum(dim=-1, dtype=torch.float64) / total
+    rank = (shifted >= chosen).sum(dim=-1) - 1
+    return (chosen[:, 0].double() - total.log()) / LN2, rank, (total.log() - mean_shift).clamp(min=0) / LN2
+
+
+@torch.inference_mode()
+def score_items(model, items, *, batch_tokens, name="model", progress=False):
+    """Score items with a neural model.
+
+    Parameters
+    ----------
+    model : module
+        With ``hidden(ids (B, T)) -> (B, T, width)`` and ``head(hidden) -> float32 logits (..., V)`` over the V real tokens.
+    items : list of Item
+    batch_tokens : int
+        Most tokens per batch, padding included. Changes results by rounding only.
+    name : str
+        For errors.
+    progress : bool
+        Show a bar on a terminal, log a timed line otherwise.
+
+    Returns
+    -------
+    list of (log2_q, rank, entropy_bits)
+        Per item, arrays of shape (Q,): float64, int64, float64.
+
+    Raises
+    ------
+    InputError
+        A logit is not finite; names the model and the position.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    scored = [None] * len(items)
+    for batch in tqdm(
+        list(batches([item.ids.size for item in items], batch_tokens)),
+        desc=f"score {name}",
+        unit="batch",
+        disable=None if progress else True,
+    ):
+        chosen = [items[i] for i in batch]
+        longest = max(item.ids.size for item in chosen)
+        ids = np.zeros((len(chosen), longest), dtype=np.int64)
+        for row, item in enumerate(chosen):
+            ids[row, : item.ids.size] = item.ids
+        counts = [item.targets.size for item in chosen]
+        rows = np.repeat(np.arange(len(chosen)), counts)
+        columns = np.concatenate([np.arange(item.first, item.first + item.targets.size) for item in chosen])
+        targets = torch.from_numpy(np.concatenate([item.targets for item in chosen])).to(device)
+        hidden = model.hidden(torch.from_numpy(ids).to(device))  # (B, T, width)
+        hidden = hidden[torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)]  # (Q, width)
+        results = _score_hidden(model, hidden, targets)
+        if not np.isfinite(results[0]).all() or not np.isfinite(results[2]).all():
+            bad = int(np.flatnonzero(~np.isfinite(results[0] + results[2]))[0])
+            position = np.concatenate([item.positions for item in chosen])[bad]
+            raise InputError(f"{name}: the prediction for the token at position {position} is not finite")
+        bounds = np.cumsum(counts)[:-1]
+        for i, *parts in zip(batch, *(np.split(result, bounds) for result in results), strict=True):
+            scored[i] = tuple(parts)
+    return scored
+
+
+def _score_hidden(model, hidden, targets):
+    """The three arrays for all scored positions of a batch, the head applied in chunks so that memory stays bounded."""
+    vocab_size = model.head(hidden[:1]).shape[-1]
+    step = max(1, _HEAD_ELEMENTS // vocab_size)
+    parts = [predictions(model.head(hidden[i : i + step]).float(), targets[i : i + step]) for i in range(0, len(hidden), step)]
+    return [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
+
+
+def rescoring_difference(model, items, scored, *, seed, stream, sample=64, name="model"):
+    """Largest difference in log2 q between a scoring run and a sample scored again one item at a time (another batch shape).
+
+    Parameters
+    ----------
+    model, items, scored
+        As given to and returned by `score_items`.
+    seed : int
+        The run's seed.
+    stream : str
+        Name of the part, so that parts are sampled independently.
+    sample : int
+        Number of items scored again.
+
+    Returns
+    -------
+    float
+        In nats: the ε of docs/theory.md, section 2.
+    """
+    chosen = generator(seed, "rescore", stream).choice(len(items), size=min(sample, len(items)), replace=False)
+    again = score_items(model, [items[i] for i in chosen], batch_tokens=1, name=name)
+    return max(float(np.abs(scored[i][0] - new[0]).max()) for i, new in zip(chosen, again, strict=True)) * LN2

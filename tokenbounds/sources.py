@@ -1,0 +1,359 @@
+"""Documents from files: which files, how many documents each holds, and a range of them as text, in order.
+
+Formats go by suffix: ``.txt`` and ``.py`` (the file is one document), ``.json`` (a list of objects or of strings, or one object),
+``.jsonl`` (a record per line, blank lines are no records) and ``.parquet`` (a record per row). All but parquet, which is compressed inside,
+may be packed as ``.gz`` or ``.zst``. Files are streamed: only one text or ``.json`` file, one line, or one batch of parquet rows is ever in
+memory.
+
+Text is UTF-8. Undecodable bytes of a text file, and lone surrogates in a record, become U+FFFD: equal bytes always give equal text. In
+JSON, undecodable bytes are an error, because the format forbids them.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import fnmatch
+import functools
+import glob
+import gzip
+import importlib.metadata
+import io
+import json
+import multiprocessing
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from tokenbounds.config import Source
+from tokenbounds.errors import InputError
+
+_TEXT = (".txt", ".py")
+_PACKED = (".gz", ".zst")
+HUB_PATTERNS = [f"*{suffix}{packed}" for suffix in (".jsonl", ".json", ".txt") for packed in ("", *_PACKED)] + ["*.parquet"]
+_PARQUET_ROWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A file with documents.
+
+    Attributes
+    ----------
+    path : str
+        As the manifest names it: as found by a glob, or, for a file of an installed package, relative to where packages are installed, so
+        that the manifest is the same on every machine.
+    package : str or None
+        The installed package it belongs to.
+    """
+
+    path: str
+    package: str | None = None
+
+    @property
+    def location(self) -> Path:
+        """Where it is on this machine."""
+        return Path(self.path) if self.package is None else _package_root(self.package) / self.path
+
+    @property
+    def format(self):
+        """(format suffix, packing suffix or None)."""
+        suffixes = Path(self.path).suffixes
+        packed = suffixes.pop() if suffixes and suffixes[-1] in _PACKED else None
+        suffix = suffixes[-1] if suffixes else ""
+        if suffix == ".parquet" and packed:
+            raise InputError(f"{self.path}: a packed parquet file cannot be read in parts; unpack it (parquet is compressed inside)")
+        if suffix not in (*_TEXT, ".json", ".jsonl", ".parquet"):
+            expected = "expected .txt, .jsonl, .json or .parquet (.gz and .zst are read through)"
+            raise InputError(f"{self.path}: unknown format '{suffix}'; {expected}")
+        return suffix, packed
+
+    def bytes(self):
+        """Size on disk in bytes."""
+        try:
+            return self.location.stat().st_size
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
+
+
+@functools.cache
+def _package_root(package):
+    try:
+        return Path(importlib.metadata.distribution(package).locate_file("")).resolve()
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        raise InputError(f"source.installed: no package '{package}' is installed in this environment") from None
+
+
+def list_files(source: Source, hub_files=None) -> list[SourceFile]:
+    """The files of a source, in the order their documents are numbered.
+
+    Parameters
+    ----------
+    source : Source
+        Globs of ``source.exclude`` are matched against the whole path in the package, folder or dataset; ``*`` also matches ``/``.
+    hub_files : list of dict, optional
+        For a hub source: what `tokenbounds.hub.download` returned.
+
+    Raises
+    ------
+    InputError
+        An unknown package, a glob that matches nothing, an unknown format, or nothing left after ``exclude``.
+    """
+    if source.installed is not None:
+        files = [file for package in source.installed for file in _package_files(package)]
+    elif source.files is not None:
+        files = [SourceFile(path) for pattern in source.files for path in _matches(pattern)]
+    else:
+        if hub_files is None:
+            raise ValueError("a hub source needs hub_files, the list that tokenbounds.hub.download returned")
+        files = [SourceFile(entry["path"]) for entry in sorted(hub_files, key=lambda entry: entry["name"])]
+    names = {entry["path"]: entry["name"] for entry in hub_files} if source.hub else {}
+
+    def excluded(file):
+        return any(fnmatch.fnmatchcase(names.get(file.path, file.path), pattern) for pattern in source.exclude)
+
+    kept = [file for file in dict.fromkeys(files) if not excluded(file)]
+    if not kept:
+        raise InputError(f"source: no file is left of {len(files)} after exclude {source.exclude}")
+    for file in kept:
+        _ = file.format
+    return kept
+
+
+def _package_files(package):
+    """Non-empty .py files of a package's RECORD in sorted order.
+
+    Scripts that an installer puts outside the package folder (``../../bin``) are left out: it writes the environment's own path into them.
+    """
+    root = _package_root(package)
+    recorded = importlib.metadata.files(package)
+    if recorded is None:
+        raise InputError(f"source.installed: package '{package}' has no list of its files (RECORD)")
+    files = [SourceFile(path.as_posix(), package) for path in recorded if path.suffix == ".py" and ".." not in path.parts]
+    files = [file for file in sorted(files, key=lambda file: file.path) if file.bytes()]
+    if not files:
+        raise InputError(f"source.installed: package '{package}' has no .py file below {root.name}")
+    return files
+
+
+def _matches(pattern):
+    found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+    if not found:
+        raise InputError(f"source.files: '{pattern}' matches no file (in {Path.cwd()})")
+    return found
+
+
+# ---------------------------------------------------------------- reading
+
+
+@contextlib.contextmanager
+def _named_errors(file, where=lambda: ""):
+    """Turn what reading a damaged file raises into one line naming the file (and the line)."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{file.path}{where()}: cannot be read ({reason})") from None
+
+
+@contextlib.contextmanager
+def _stream(file, packed):
+    """The unpacked bytes as a buffered binary stream."""
+    if packed == ".zst":
+        # pyarrow and not zstandard: the latter ends without an error where a truncated file does.
+        with pa.input_stream(str(file.location), compression="zstd") as stream:
+            yield io.BufferedReader(stream, 1 << 20)
+    else:
+        with (gzip.open if packed else open)(file.location, "rb") as stream:
+            yield stream
+
+
+def _lines(file, packed):
+    """(line number from 1, bytes) of every line that is not blank; counting and reading both go through here."""
+    number = 0
+    with _named_errors(file, lambda: f":{number + 1}"), _stream(file, packed) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.isspace():
+                yield number, line
+
+
+def _parse(data, where):
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON ({error})") from None
+
+
+def _json_records(file, packed):
+    with _named_errors(file), _stream(file, packed) as stream:
+        data = stream.read()
+    value = _parse(data, file.path)
+    if not isinstance(value, list | dict):
+        raise InputError(f"{file.path}: found {_kind(value)}, expected a list of objects or of strings, or one object")
+    return value if isinstance(value, list) else [value]
+
+
+def _kind(value):
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def _text_of(record, field, where):
+    """The text of a JSON record (an object's field, or the record itself where strings are allowed)."""
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: found {_kind(record)}, expected an object with field '{field}'")
+    if field not in record:
+        raise InputError(f"{where}: no field '{field}'; found {', '.join(list(record)[:8]) or 'none'}")
+    if not isinstance(record[field], str):
+        raise InputError(f"{where}: field '{field}' is {_kind(record[field])}, expected a string")
+    return _well_formed(record[field])
+
+
+def _well_formed(text):
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:  # JSON may escape half a surrogate pair, which is no character
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _parquet(file, field):
+    with _named_errors(file):
+        table = pq.ParquetFile(file.location, pre_buffer=False)
+    schema = table.schema_arrow
+    if field not in schema.names:
+        table.close()
+        raise InputError(f"{file.path}: no column '{field}'; found {', '.join(schema.names[:8]) or 'none'}")
+    kind = schema.field(field).type
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
+        table.close()
+        raise InputError(f"{file.path}: column '{field}' holds {kind}, expected strings")
+    return table
+
+
+def _read_parquet(file, field, start, stop):
+    with _parquet(file, field) as table, _named_errors(file):
+        first = 0  # row number of the row group's first row
+        for group in range(table.metadata.num_row_groups):
+            rows = table.metadata.row_group(group).num_rows
+            if first < stop and first + rows > start:
+                row = first
+                for batch in table.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=[field]):
+                    if row < stop and row + len(batch) > start:
+                        for number, text in enumerate(batch.column(0).to_pylist(), start=row):
+                            if start <= number < stop:
+                                where = f"{file.path}: row {number}"
+                                if text is None:
+                                    raise InputError(f"{where}: column '{field}' is null, expected a string")
+                                yield where, text
+                    row += len(batch)
+                    if row >= stop:
+                        break
+            first += rows
+
+
+def count_documents(file: SourceFile, field="text") -> int:
+    """Number of documents in a file, without looking at their text.
+
+    Parquet answers from its footer, ``.jsonl`` by its lines that are not blank, ``.json`` by parsing, a text file is one document.
+    """
+    suffix, packed = file.format
+    if suffix in _TEXT:
+        return 1
+    if suffix == ".parquet":
+        with _parquet(file, field) as table:
+            return table.metadata.num_rows
+    if suffix == ".jsonl":
+        return sum(1 for _ in _lines(file, packed))
+    return len(_json_records(file, packed))
+
+
+def count_all(files: list[SourceFile], field="text", processes=1) -> list[int]:
+    """`count_documents` of every file, in order, counted by `processes` processes."""
+    slow = [file for file in files if file.format[0] not in _TEXT]
+    count = functools.partial(count_documents, field=field)
+    with contextlib.ExitStack() as stack:
+        if processes > 1 and len(slow) > 1:
+            pool = concurrent.futures.ProcessPoolExecutor(min(processes, len(slow)), multiprocessing.get_context("spawn"))
+            counts = stack.enter_context(pool).map(count, slow, chunksize=max(1, min(64, len(slow) // (4 * processes))))
+        else:
+            counts = map(count, slow)
+        counted = dict(zip(slow, tqdm(counts, "counting", len(slow), unit="file", disable=None), strict=True))
+    return [counted.get(file, 1) for file in files]
+
+
+def read_documents(file: SourceFile, field="text", start=0, stop=None) -> Iterator[tuple[str, str]]:
+    """Stream documents `start` (counted from 0) up to but not including `stop` of a file.
+
+    Yields
+    ------
+    where, text : str
+        `where` names file and line (``file:line``), row or entry, for messages. Text may be empty.
+
+    Raises
+    ------
+    InputError
+        On the first record that cannot be read: malformed, truncated, without the field, or not a string. Lines before `start` are not
+        parsed.
+    """
+    suffix, packed = file.format
+    if stop is not None and stop <= start:
+        return
+    if suffix in _TEXT:
+        if start == 0:
+            with _named_errors(file), _stream(file, packed) as stream:
+                yield file.path, stream.read().decode("utf-8", "replace")
+    elif suffix == ".parquet":
+        yield from _read_parquet(file, field, start, float("inf") if stop is None else stop)
+    elif suffix == ".jsonl":
+        for document, (line, data) in enumerate(_lines(file, packed)):
+            if document >= start:
+                where = f"{file.path}:{line}"
+                yield where, _text_of(_parse(data, where), field, where)
+            if stop is not None and document + 1 >= stop:
+                return
+    else:
+        for document, record in enumerate(_json_records(file, packed)[start:stop], start=start):
+            where = f"{file.path}: entry {document}"
+            yield where, _well_formed(record) if isinstance(record, str) else _text_of(record, field, where)
+
+
+def read_range(files, field, start, stop) -> Iterator[tuple[int, str, str]]:
+    """Stream the documents `start` to `stop` of a list of files joined in order.
+
+    Parameters
+    ----------
+    files : list of (SourceFile, int, int)
+        File, its size in bytes and its number of documents when it was counted.
+    field : str
+        Field or column with the text.
+    start, stop : int
+        Document numbers over all files.
+
+    Yields
+    ------
+    number, where, text
+        Number over all files, and what `read_documents` yields.
+
+    Raises
+    ------
+    InputError
+        Also when a file is no longer as it was counted.
+    """
+    first = 0
+    for file, size, documents in files:
+        begin, end = max(start, first), min(stop, first + documents)
+        if begin < end:
+            if file.bytes() != size:
+                raise InputError(f"{file.path}: {file.bytes()} bytes, but {size} when its documents were counted; count them again")
+            number = begin
+            for where, text in read_documents(file, field, begin - first, end - first):
+                yield number, where, text
+                number += 1
+            if number != end:
+                raise InputError(f"{file.path}: {number - first} documents, but {documents} when they were counted; count them again")
+        first += documents

@@ -1,0 +1,130 @@
+"""Certificates to tables: everything in the csv, what the paper shows in markdown and LaTeX."""
+
+import pandas as pd
+
+from tokenbounds.files import atomic_path, write_text
+
+
+def frame(certificates, labels, top_k):
+    """One line per certificate with every number of the table, unrounded.
+
+    Parameters
+    ----------
+    certificates : list of dict
+        As `tokenbounds.certificate.read` returns them.
+    labels : list of str
+        What the table calls each.
+    top_k : list of int
+        Which top-k errors to include.
+
+    Returns
+    -------
+    DataFrame
+        Columns label, certificate, message_bytes, m_tokens, n, then per metric (``bpd``, ``top1``, ...) ``{metric}_risk``,
+        ``{metric}_{method}`` for every method of the certificate, and ``{metric}_saving_percent`` (betting below the paper's formula).
+        Errors are fractions, not percent. The last line is the random guess.
+    """
+    metrics = ["bpd", *(f"top{k}" for k in top_k)]
+    lines = []
+    for certificate, label in zip(certificates, labels, strict=True):
+        line = {
+            "label": label,
+            "certificate": certificate["name"],
+            "message_bytes": certificate["hypothesis"]["message_bytes"],
+            "m_tokens": certificate["m"],
+            "n": certificate["n"],
+        }
+        for metric in metrics:
+            entry = certificate["metrics"][metric]
+            line[f"{metric}_risk"] = entry["empirical_risk"]
+            line |= {f"{metric}_{method}": bound["value"] for method, bound in entry["bounds"].items()}
+            line[f"{metric}_saving_percent"] = saving_percent(entry["bounds"])
+        lines.append(line)
+    guesses = {(certificate["vocab_size"], certificate["corpus"]["name"]) for certificate in certificates}
+    for vocab_size, corpus in sorted(guesses):
+        certificate = next(c for c in certificates if (c["vocab_size"], c["corpus"]["name"]) == (vocab_size, corpus))
+        line = {"label": "Random guess" if len(guesses) == 1 else f"Random guess ({corpus})"}
+        for metric in metrics:
+            entry = certificate["metrics"][metric]
+            line |= {f"{metric}_{column}": entry["random_guess"] for column in ("risk", *entry["bounds"])}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def saving_percent(bounds):
+    """How far the betting bound lies below the paper's formula, in percent of the latter."""
+    return 100 * (1 - bounds["betting"]["value"] / bounds["azuma"]["value"])
+
+
+def shown(data, top_k):
+    """The columns a reader sees, rounded: sizes in kB, BPD to 2 digits, errors in percent."""
+    table = {
+        "Model": data["label"],
+        "C(h) [kB]": _text(data["message_bytes"] / 1000, "{:,.1f}"),
+        "BPD risk": _text(data["bpd_risk"], "{:.2f}"),
+    }
+    for method, title in (("azuma", "paper"), ("azuma_certified", "certified"), ("betting", "betting")):
+        table[f"BPD {title}"] = _text(data[f"bpd_{method}"], "{:.2f}")
+    table["saving"] = _text(data["bpd_saving_percent"], "{:.0f}%")
+    for k in top_k:
+        for method, title in (("risk", "risk"), ("azuma", "paper"), ("betting", "betting")):
+            table[f"top-{k} {title} [%]"] = _text(100 * data[f"top{k}_{method}"], "{:.2f}")
+    return pd.DataFrame(table)
+
+
+def _text(column, form):
+    return ["" if pd.isna(value) else form.format(value) for value in column]
+
+
+def write_table(certificates, labels, top_k, caption, *, csv, md, tex):
+    """Write a table as csv (every number), markdown and LaTeX (what the paper shows)."""
+    data = frame(certificates, labels, top_k)
+    with atomic_path(csv) as temporary:
+        data.to_csv(temporary, index=False)
+    view = shown(data, top_k)
+    write_text(md, markdown(view, caption))
+    write_text(tex, latex(view, caption))
+
+
+def markdown(view, caption):
+    """A markdown table, columns aligned so that it also reads well in a terminal."""
+    rows = [list(view.columns), *view.to_numpy().tolist()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+
+    def line(row):
+        return (
+            "| "
+            + " | ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            + " |"
+        )
+
+    rule = "|" + "|".join("-" * (width + 1) + ("-" if i == 0 else ":") for i, width in enumerate(widths)) + "|"
+    return "\n".join([*([f"{caption}", ""] if caption else []), line(rows[0]), rule, *map(line, rows[1:])]) + "\n"
+
+
+_LATEX = str.maketrans({"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$"})
+
+
+def latex(view, caption):
+    """A LaTeX table (booktabs)."""
+    body = [" & ".join(cell.translate(_LATEX) for cell in row) + r" \\" for row in view.to_numpy().tolist()]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption.translate(_LATEX)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (view.shape[1] - 1)}}}",
+            r"\toprule",
+            " & ".join(name.translate(_LATEX) for name in view.columns) + r" \\",
+            r"\midrule",
+            *body[:-1],
+            r"\midrule",
+            body[-1],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )

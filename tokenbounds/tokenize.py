@@ -1,0 +1,446 @@
+"""From text to token ids: the tokenizer of a corpus, and its shards, one document at a time.
+
+A tokenizer here adds nothing of its own: no token before or after a text, no truncation, and text that spells a special token is text
+(Python sources do contain ``<|endoftext|>``). The end-of-text token (EOT) is appended to each document by `tokenize_shard`, and is nowhere
+else.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import difflib
+import hashlib
+import itertools
+import multiprocessing
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import tokenizers
+from tqdm import tqdm
+
+from tokenbounds.config import Corpus
+from tokenbounds.corpus import SPLITS, TOKENIZER, read_manifest, token_dtype
+from tokenbounds.errors import InputError
+from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
+from tokenbounds.sources import read_range
+
+# Of the published GPT-2 tokenizer: what a wrong or half-read vocabulary would not give.
+_GPT2_TEXT, _GPT2_IDS = "Hello, my dog is cute", [15496, 11, 616, 3290, 318, 13779]
+_PIECE_CHARACTERS = 1 << 20
+_LINE_END = re.compile(r"(?<=\S\n)(?=\S)")
+_BATCH_CHARACTERS = 1 << 20
+_BATCH_DOCUMENTS = 512
+
+
+# ---------------------------------------------------------------- tokenizers
+
+
+class TextTokenizer:
+    """Text to token ids and back.
+
+    Attributes
+    ----------
+    vocab_size : int
+        V: all ids are below it.
+    eot : str
+    eot_id : int
+        The end-of-text token; no text is encoded with it.
+    """
+
+    def __init__(self, eot, eot_id, vocab_size):
+        self.eot, self.eot_id, self.vocab_size = eot, eot_id, vocab_size
+        token_dtype(vocab_size)
+
+    def encode_batch(self, texts, where=None):
+        """Ids of each text, without EOT.
+
+        Parameters
+        ----------
+        texts : list of str
+        where : list of str, optional
+            What messages call the texts.
+
+        Returns
+        -------
+        list of ndarray of uint32, shape (tokens,)
+        """
+        encoded = []
+        for number, text in enumerate(texts):
+            ids = self._encode(text)
+            name = where[number] if where else f"text {number}"
+            if ids.size and ids.max() >= self.vocab_size:
+                raise InputError(f"{name}: the tokenizer gave id {ids.max()}, outside its vocabulary of {self.vocab_size}")
+            if (ids == self.eot_id).any():
+                raise InputError(
+                    f"{name}: the text's own ids hold the end-of-text id {self.eot_id} ('{self.eot}'), which only ends documents"
+                )
+            encoded.append(ids)
+        return encoded
+
+
+class _HuggingFace(TextTokenizer):
+    def __init__(self, path, eot):
+        self._tokenizer = _read_tokenizer_json(path)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        if getattr(self._tokenizer.model, "dropout", None):
+            self._tokenizer.model.dropout = None  # merges left out at random are for training models
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        if eot not in vocabulary:
+            special = [token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special]
+            raise InputError(_no_eot(path, eot, special, vocabulary))
+        # Marked as special in case the file does not, because only special tokens can be kept from being found in text.
+        self._tokenizer.add_special_tokens([tokenizers.AddedToken(eot, special=True, normalized=False)])
+        self._tokenizer.encode_special_tokens = True
+        super().__init__(eot, vocabulary[eot], max(vocabulary.values()) + 1)
+
+    def _encode(self, text):
+        pieces = [self._tokenizer.encode_batch_fast([piece], add_special_tokens=False)[0].ids for piece in _pieces(text)]
+        return np.concatenate([np.array(ids, np.uint32) for ids in pieces])
+
+    def decode(self, ids):
+        """Text of token ids."""
+        return self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
+
+
+class _SentencePiece(TextTokenizer):
+    def __init__(self, path, eot):
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{path}: not a SentencePiece model ({' '.join(str(error).split())})") from None
+        eot_id = self._processor.piece_to_id(eot)
+        if self._processor.id_to_piece(eot_id) != eot:
+            pieces = [self._processor.id_to_piece(token) for token in range(self._processor.get_piece_size())]
+            raise InputError(_no_eot(path, eot, [piece for token, piece in enumerate(pieces) if self._processor.is_control(token)], pieces))
+        super().__init__(eot, eot_id, self._processor.get_piece_size())
+
+    def _encode(self, text):
+        return np.array(self._processor.encode(text), np.uint32)
+
+    def decode(self, ids):
+        """Text of token ids."""
+        return self._processor.decode([int(token) for token in ids])
+
+
+def _pieces(text):
+    """A text of more than a million characters in parts, because `tokenizers` takes some 140 bytes of memory per character.
+
+    They are cut after a newline between two characters that are no space. The patterns by which GPT-2, GPT-4 and LLaMA-3 split text into
+    words split there too, so that the ids are those of the whole text. A million characters more without such a place are cut as they are.
+    """
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        least, most = start + _PIECE_CHARACTERS, start + 2 * _PIECE_CHARACTERS
+        found = _LINE_END.search(text, least, most)
+        end = found.end() if found else min(most, len(text))
+        yield text[start:end]
+        start = end
+    if start < len(text) or not text:
+        yield text[start:]
+
+
+def _no_eot(path, eot, special, vocabulary):
+    close = difflib.get_close_matches(eot, special, n=1, cutoff=0) or difflib.get_close_matches(eot, list(vocabulary), n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"{path}: the end-of-text token '{eot}' (key eot) is not in its vocabulary of {len(vocabulary)}{hint}"
+
+
+def _read_tokenizer_json(path):
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{path}: not a tokenizer.json ({' '.join(str(error).split())})") from None
+
+
+def _gpt2_tokenizer(folder):
+    folder = Path(folder)
+    for name in ("encoder.json", "vocab.bpe"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file; expected encoder.json and vocab.bpe of GPT-2")
+    try:
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(folder / "encoder.json"), str(folder / "vocab.bpe")))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{folder}: encoder.json and vocab.bpe do not fit together ({' '.join(str(error).split())})") from None
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    found = tokenizer.encode(_GPT2_TEXT).ids
+    if found != _GPT2_IDS:
+        raise InputError(f"{folder}: not GPT-2's vocabulary: '{_GPT2_TEXT}' gives {found}, expected {_GPT2_IDS}")
+    return tokenizer
+
+
+def train_tokenizer(texts, vocab_size, eot) -> tokenizers.Tokenizer:
+    """Train a byte-level BPE on `texts`.
+
+    Every text can be encoded: all 256 bytes are in the vocabulary. Equal texts in equal order give an equal tokenizer. Where the texts hold
+    too few pairs to merge, the vocabulary is smaller than asked for.
+
+    Parameters
+    ----------
+    texts : iterable of str
+    vocab_size : int
+        Ids in all, EOT included.
+    eot : str
+        The end-of-text token, a special token with id 0.
+    """
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[eot], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def training_documents(corpus: Corpus, manifest_path, roles_path):
+    """Texts of the documents that the corpus's tokenizer is trained on, in order."""
+    manifest, files, roles = read_manifest(manifest_path, roles_path)
+    for number, _, text in read_range(files, corpus.source.field, 0, manifest["documents"]):
+        if roles[number] == TOKENIZER:
+            yield text
+
+
+@contextlib.contextmanager
+def _atomic_folder(folder):
+    """As `tokenbounds.files.atomic_path`, for a folder: it appears with all its files or not at all."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None):
+    """Write a corpus's tokenizer: ``tokenizer.json`` or ``tokenizer.model``, and ``info.json``.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Its section of the configuration.
+    folder : path
+        ``tokens/{corpus}/tokenizer``, replaced as a whole.
+    documents : iterable of str, optional
+        Texts to train on, for ``tokenizer.train``: `training_documents`.
+    hub_files : list of dict, optional
+        For ``tokenizer.hub``: what `tokenbounds.hub.download` returned.
+
+    Raises
+    ------
+    InputError
+        A missing or unreadable file, a vocabulary that is not GPT-2's, or an EOT that is not in the vocabulary.
+    """
+    config = corpus.tokenizer
+    kind = next(name for name in ("train", "file", "hub", "gpt2", "sentencepiece") if getattr(config, name) is not None)
+    with _atomic_folder(folder) as temporary:
+        if kind == "train":
+            if documents is None:
+                raise ValueError("tokenizer.train needs documents to train on")
+            source, name = None, "tokenizer.json"
+            train_tokenizer(documents, config.train.vocab_size, corpus.eot).save(str(temporary / name))
+        elif kind == "gpt2":
+            source, name = None, "tokenizer.json"
+            _gpt2_tokenizer(config.gpt2).save(str(temporary / name))
+        elif kind == "hub":
+            if hub_files is None:
+                raise ValueError("tokenizer.hub needs hub_files, the list that tokenbounds.hub.download returned")
+            there = {entry["name"]: entry["path"] for entry in hub_files}
+            name = next((name for name in ("tokenizer.json", "tokenizer.model") if name in there), None)
+            if name is None:
+                raise InputError(f"{config.hub}: found {', '.join(sorted(there))}; expected tokenizer.json or tokenizer.model")
+            source = there[name]
+        else:
+            source, name = (config.file, "tokenizer.json") if kind == "file" else (config.sentencepiece, "tokenizer.model")
+        if source is not None:
+            if not Path(source).is_file():
+                raise InputError(f"tokenizer.{kind}: {source}: no such file")
+            shutil.copyfile(source, temporary / name)
+        try:
+            tokenizer = _open_tokenizer(temporary / name, corpus.eot)
+        except InputError as error:  # name the file that was given, not its copy
+            raise InputError(str(error).replace(str(temporary / name), str(source or f"tokenizer.{kind}"), 1)) from None
+        info = {
+            "kind": kind,
+            "file": name,
+            "vocab_size": tokenizer.vocab_size,
+            "eot": tokenizer.eot,
+            "eot_id": tokenizer.eot_id,
+            "sha256": sha256_file(temporary / name),
+            "provenance": provenance({"tokenizer": config.model_dump(exclude_none=True), "eot": corpus.eot}),
+        }
+        write_json(temporary / "info.json", info)
+
+
+def _open_tokenizer(path, eot):
+    return (_SentencePiece if path.suffix == ".model" else _HuggingFace)(path, eot)
+
+
+def load_tokenizer(folder) -> TextTokenizer:
+    """Open a tokenizer that `prepare_tokenizer` wrote; an `InputError` names its file when it was changed."""
+    folder = Path(folder)
+    info = read_json(folder / "info.json")
+    path = folder / info["file"]
+    found = sha256_file(path)
+    if found != info["sha256"]:
+        raise InputError(f"{path}: changed since it was written (sha256 {found[:12]}..., expected {info['sha256'][:12]}...)")
+    tokenizer = _open_tokenizer(path, info["eot"])
+    for key in ("vocab_size", "eot_id"):
+        if getattr(tokenizer, key) != info[key]:
+            raise InputError(f"{folder / 'info.json'}: {key} {info[key]}, but {path} has {getattr(tokenizer, key)}")
+    return tokenizer
+
+
+# ---------------------------------------------------------------- shards
+
+
+class _Writer:
+    """One split's part of a shard: token ids and document ends, hashed while they are written."""
+
+    def __init__(self, stack, folder, shard):
+        self.stem = folder / f"{shard:05d}"
+        self.tokens = self.documents = 0
+        self._files = []
+        for suffix in (".bin", ".ends.bin"):
+            temporary = stack.enter_context(atomic_path(self.stem.with_name(self.stem.name + suffix)))
+            handle = stack.enter_context(temporary.open("wb", buffering=1 << 20))
+            self._files.append((handle, hashlib.sha256()))
+
+    def add(self, ids):
+        self.tokens += len(ids)
+        self.documents += 1
+        for (handle, digest), data in zip(self._files, (ids.tobytes(), np.array(self.tokens, "<u8").tobytes()), strict=True):
+            handle.write(data)
+            digest.update(data)
+
+    def facts(self):
+        bin_sha256, ends_sha256 = (digest.hexdigest() for _, digest in self._files)
+        return {"tokens": self.tokens, "documents": self.documents, "sha256": bin_sha256, "ends_sha256": ends_sha256}
+
+
+_worker_tokenizer = None
+
+
+def _start_worker(folder):
+    global _worker_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    _worker_tokenizer = load_tokenizer(folder)
+
+
+def _encode_in_worker(texts, where):
+    return _encode(_worker_tokenizer, texts, where)
+
+
+def _encode(tokenizer, texts, where):
+    """(lengths, ids): tokens of each document with its EOT, joined; length 1 is a document without text."""
+    dtype, eot = token_dtype(tokenizer.vocab_size), np.array([tokenizer.eot_id])
+    encoded = tokenizer.encode_batch(texts, where)
+    return [len(ids) + 1 for ids in encoded], np.concatenate([part.astype(dtype) for ids in encoded for part in (ids, eot)])
+
+
+def _batches(documents):
+    """Lists of documents of about a million characters, so that what is in flight is bounded whatever the documents' sizes."""
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document[2])
+        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _encoded_batches(batches, tokenizer, tokenizer_dir, processes):
+    """(batch, lengths, ids) of every batch, in order; at most two batches per process are in flight."""
+    columns = ((batch, [text for _, _, text in batch], [where for _, where, _ in batch]) for batch in batches)
+    if processes == 1:
+        for batch, texts, where in columns:
+            yield batch, *_encode(tokenizer, texts, where)
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, (str(tokenizer_dir),))
+    waiting = collections.deque()
+    try:
+        for batch, texts, where in itertools.chain(columns, itertools.repeat((None, None, None))):
+            if batch is not None:
+                # The texts go with the task; kept here are numbers and names only.
+                waiting.append(([(number, name) for number, name, _ in batch], pool.submit(_encode_in_worker, texts, where)))
+            if waiting and (batch is None or len(waiting) >= 2 * processes):
+                kept, future = waiting.popleft()
+                yield kept, *future.result()
+            elif batch is None:
+                return
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def tokenize_shard(corpus: Corpus, manifest_path, roles_path, tokenizer_dir, shard, out_dir, processes=1):
+    """Tokenize one shard's documents into ``train/`` and ``val/`` of `out_dir`: ``{shard}.bin``, ``.ends.bin`` and ``.json``.
+
+    Documents keep their order; those the tokenizer was trained on are left out. What is written does not depend on `processes`. Files
+    appear whole or not at all.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Its section of the configuration.
+    manifest_path, roles_path : path
+        From `tokenbounds.corpus.write_manifest`.
+    tokenizer_dir : path
+        From `prepare_tokenizer`.
+    shard : int
+        Its number.
+    out_dir : path
+        ``tokens/{corpus}``.
+    processes : int
+        Worker processes; 1 works in this one. They are spawned: a script that calls this needs ``if __name__ == "__main__":``.
+
+    Raises
+    ------
+    InputError
+        A document that cannot be read, is empty (unless ``empty_documents: skip``), or is encoded with the EOT id.
+    """
+    manifest, files, roles = read_manifest(manifest_path, roles_path)
+    tokenizer = load_tokenizer(tokenizer_dir)
+    if not 0 <= shard < len(manifest["shards"]):
+        raise InputError(f"{manifest_path}: shard {shard} does not exist, expected 0 to {len(manifest['shards']) - 1}")
+    start, stop = manifest["shards"][shard]
+    documents = (document for document in read_range(files, corpus.source.field, start, stop) if roles[document[0]] != TOKENIZER)
+    total = int((roles[start:stop] != TOKENIZER).sum())
+    with contextlib.ExitStack() as stack:
+        writers = {role: _Writer(stack, Path(out_dir) / split, shard) for split, role in SPLITS.items()}
+        progress = stack.enter_context(tqdm(desc=f"tokenizing shard {shard}", total=total, unit="document", disable=None))
+        encoded = stack.enter_context(contextlib.closing(_encoded_batches(_batches(documents), tokenizer, tokenizer_dir, processes)))
+        for batch, lengths, ids in encoded:
+            first = 0
+            for (number, where, *_), length in zip(batch, lengths, strict=True):
+                if length > 1:
+                    writers[roles[number]].add(ids[first : first + length])
+                elif corpus.empty_documents == "error":
+                    raise InputError(f"{where}: a document without text; expected text, or empty_documents: skip")
+                first += length
+            progress.update(len(batch))
+    info = Path(tokenizer_dir) / "info.json"
+    shared = {
+        "shard": shard,
+        "shards": len(manifest["shards"]),
+        "dtype": token_dtype(tokenizer.vocab_size).name,
+        "vocab_size": tokenizer.vocab_size,
+        "eot_id": tokenizer.eot_id,
+        "tokenizer_sha256": read_json(info)["sha256"],
+    }
+    inputs = [manifest_path, roles_path, info]
+    origin = provenance(corpus.model_dump(exclude_none=True), inputs, seed=manifest["provenance"]["seed"])
+    for split, role in SPLITS.items():
+        writer = writers[role]
+        write_json(writer.stem.with_suffix(".json"), {"split": split, **shared, **writer.facts(), "provenance": origin})
