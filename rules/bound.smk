@@ -12,7 +12,7 @@ rule bound:
         draws="results/{run}/positions/{corpus}.{sampling}.parquet",
         records=expand("results/{{run}}/risk/{{model}}.{{codec}}.{{corpus}}.{{sampling}}/{part}.parquet", part=PARTS),
         sidecars=expand("results/{{run}}/risk/{{model}}.{{codec}}.{{corpus}}.{{sampling}}/{part}.json", part=PARTS),
-        package=package("certificate", "bounds/*"),
+        package=package("certificate", "records", "bounds/*"),
     output:
         certificate="results/{run}/bounds/{model}.{codec}.{corpus}.{sampling}.json",
     log:

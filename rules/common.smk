@@ -1,5 +1,6 @@
 """Paths, target lists, wildcard constraints and input functions; nothing else."""
 
+import os
 import sys
 from glob import glob
 from importlib.metadata import PackageNotFoundError, version
@@ -12,10 +13,19 @@ sys.path.insert(0, workflow.basedir)
 from tokenbounds.config import parse_config, slice_of
 from tokenbounds.errors import InputError
 
+
+def refuse(line):
+    """End before any job, with a line that the launcher repeats at the end (see workflow_scripts/common.py)."""
+    if os.environ.get("TOKENBOUNDS_ERRORS"):
+        with open(os.environ["TOKENBOUNDS_ERRORS"], "a", encoding="utf-8") as handle:
+            handle.write(f"error: {line}\n")
+    raise WorkflowError(line)
+
+
 try:
     CONFIG = parse_config(config, " + ".join(map(str, workflow.configfiles)))
 except InputError as error:
-    raise WorkflowError(str(error)) from None
+    refuse(str(error))
 
 RESULTS = f"results/{CONFIG.run}"
 PARTS = [f"{part:05d}" for part in range(CONFIG.scoring.parts)]
@@ -41,7 +51,7 @@ def package(*modules):
     """The modules of the package that decide a rule's result: editing one makes the result stale, which a script's code alone would not."""
     found = {module: sorted(Path(workflow.basedir, "tokenbounds").glob(f"{module}.py")) for module in modules}
     if missing := [module for module, paths in found.items() if not paths]:
-        raise WorkflowError(f"rules name the module tokenbounds/{missing[0]}.py, which does not exist")
+        refuse(f"rules name the module tokenbounds/{missing[0]}.py, which does not exist")
     return [str(path.relative_to(workflow.basedir)) for paths in found.values() for path in paths]
 
 
@@ -80,7 +90,5 @@ def installed_versions(wildcards):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            raise WorkflowError(
-                f"corpora.{wildcards.corpus}.source.installed: no package '{name}' is installed in this environment"
-            ) from None
+            refuse(f"corpora.{wildcards.corpus}.source.installed: no package '{name}' is installed in this environment")
     return found

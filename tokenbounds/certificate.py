@@ -1,6 +1,7 @@
 """Certificates: what a bound was computed from, the bound itself, and the checks that a stranger can run on it."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tokenbounds.corpus import CorpusIndex, TokenStore, draw, read_positions
 from tokenbounds.errors import InputError
 from tokenbounds.files import provenance, read_json, sha256_file, write_json
 from tokenbounds.hypothesis import model_of, read_message
-from tokenbounds.records import draw_items, read_records
+from tokenbounds.records import draw_items, read_records, read_sidecars
 from tokenbounds.scoring import score_items
 from tokenbounds.streams import generator
 
@@ -41,6 +42,11 @@ def make(run, name, *, delta, settings, choices_bits, parts):
     -------
     dict
         The certificate, JSON-ready.
+
+    Raises
+    ------
+    InputError
+        A file is missing or torn, or the records were not computed from this message, these draws and this index.
     """
     run = Path(run)
     model, codec, corpus, sampling = name.split(".")
@@ -50,7 +56,7 @@ def make(run, name, *, delta, settings, choices_bits, parts):
     record_paths = [run / "risk" / name / f"{part:05d}.parquet" for part in range(parts)]
     message = read_message(message_path)
     index = read_json(index_path)
-    sidecars = [read_json(path.with_suffix(".json")) for path in record_paths]
+    sidecars = read_sidecars(record_paths, [message_path, draws_path, index_path])
     epsilon_nats = max(sidecar["epsilon_nats"] for sidecar in sidecars)
     context = message.config["contexts"][sampling]
     draws = read_positions(draws_path, CorpusIndex(index_path.parent))
@@ -182,6 +188,10 @@ class Check:
 def verify(path, rescore=0):
     """Check a certificate against the files it names.
 
+    Everything in it that follows from those files is computed again. What does not follow from them is taken as stated: delta, the grids
+    of the `bounds` section (they are paid for, but that they were fixed before the draws were seen cannot be known), and which models and
+    corpora were looked at before these were reported.
+
     Parameters
     ----------
     path : path
@@ -197,19 +207,20 @@ def verify(path, rescore=0):
     path = Path(path)
     certificate = read(path)
     run = path.parent.parent
-    intact = True
-    for name, item in _named_files(certificate):
-        found = sha256_file(run / item["path"]) if (run / item["path"]).exists() else "missing"
-        held = found == item["sha256"]
-        intact &= held
-        detail = f"{item['path']} sha256 {found[:16]}" + ("" if held else f", expected {item['sha256'][:16]}")
-        yield Check(name, held, detail)
+    yield from _guarded("files", lambda: _check_files(run, certificate))
     yield from _guarded("corpus", lambda: _check_store(run, certificate))
     yield from _guarded("message", lambda: _check_message(run, certificate))
     yield from _guarded("draws", lambda: _check_draws(run, certificate))
-    yield from _guarded("bounds", lambda: _check_bounds(run, certificate))
+    yield from _guarded("bounds", lambda: _check_bounds(run, certificate, path.stem))
     if rescore:
         yield from _guarded("rescore", lambda: _check_rescore(run, certificate, rescore))
+
+
+def _check_files(run, certificate):
+    for name, item in _named_files(certificate):
+        found = sha256_file(run / item["path"]) if (run / item["path"]).exists() else "missing"
+        held = found == item["sha256"]
+        yield Check(name, held, f"{item['path']} sha256 {found[:16]}" + ("" if held else f", expected {item['sha256'][:16]}"))
 
 
 def _named_files(certificate):
@@ -222,18 +233,21 @@ def _named_files(certificate):
 
 def _guarded(name, check):
     try:
-        yield check()
+        yield from check()
     except InputError as error:
         yield Check(name, False, str(error))
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        # An edited certificate or sidecar can hold anything anywhere; whatever follows from that, the check was not passed.
+        yield Check(name, False, f"cannot be checked ({type(error).__name__}: {' '.join(str(error).split())})")
 
 
 def _check_store(run, certificate):
     corpus = certificate["corpus"]
     store = TokenStore((run / corpus["index"]["path"]).parent)
-    store.verify()
+    store.check_shards()
     expected = population(store.m, certificate["sampling"].get("window"))
     held = certificate["m"] == expected and corpus["tokens"] == store.m and certificate["vocab_size"] == store.vocab_size
-    return Check("corpus", held, f"all token shards are those of the index; m = {expected}, certificate says {certificate['m']}")
+    yield Check("corpus", held, f"all token shards are those of the index; m = {expected}, certificate says {certificate['m']}")
 
 
 def _check_message(run, certificate):
@@ -245,9 +259,11 @@ def _check_message(run, certificate):
     named = message.config["contexts"].get(certificate["sampling"]["name"], {})
     same = message.config["hypothesis"] == hypothesis["config"] and context == {key: named.get(key) for key in context}
     held = same and bits == hypothesis["message_bits"]
-    return Check(
-        "message", held, f"decodes to {len(message.tensors)} tensors of a {hypothesis['config']['family']} model; C(h) = {bits} bits"
-    )
+    family, schemes = message.config["hypothesis"]["family"], len(message.config["contexts"])
+    yield Check("message", held, f"decodes to {len(message.tensors)} tensors of a {family} model; C(h) = {bits} bits")
+    # The message holds the contexts of all sampling schemes: which of them a certificate is about is a choice, and is paid for.
+    needed, paid = math.log2(schemes), certificate["choices_bits"].get("sampling scheme", 0)
+    yield Check("choices", paid >= needed, f"{paid:g} bits are paid for one of {schemes} sampling schemes, {needed:g} are needed")
 
 
 def _check_draws(run, certificate):
@@ -258,23 +274,21 @@ def _check_draws(run, certificate):
         {"n": certificate["n"], **{key: sampling[key] for key in ("mode", "context_length", "window") if key in sampling}}
     )
     held = draws.equals(draw(index, scheme, sampling["seed"], corpus["name"]))
-    return Check("draws", held, f"{len(draws)} draws {'are' if held else 'are not'} the stream of seed {sampling['seed']}, in order")
+    yield Check("draws", held, f"{len(draws)} draws {'are' if held else 'are not'} the stream of seed {sampling['seed']}, in order")
 
 
-def _check_bounds(run, certificate):
-    sampling = certificate["sampling"]
-    draws = read_positions(run / sampling["draws"]["path"])
-    records = records_by_draw([run / item["path"] for item in certificate["records"]], draws, sampling.get("window"))
-    keys = ("delta", "m", "n", "vocab_size", "choices_bits", "epsilon_nats", "settings")
-    again = metrics(records, certificate["hypothesis"]["message_bits"], **{key: certificate[key] for key in keys})
-    different = list(_differences(certificate["metrics"], again))
-    count = sum(len(metric["bounds"]) for metric in again.values())
+def _check_bounds(run, certificate, name):
+    stated = {key: certificate[key] for key in ("delta", "settings", "choices_bits")}
+    again = make(run, name, **stated, parts=len(certificate["records"]))
+    here = {key: certificate.get(key) for key in ("versions", "commit")}  # what it was made with, which need not be what checks it
+    different = list(_differences(certificate, again | here))
+    count = sum(len(metric["bounds"]) for metric in again["metrics"].values())
     detail = (
         f"{different[0]} ({len(different)} differences)"
         if different
         else f"{count} bounds recomputed from the records are the same to {TOLERANCE:g}"
     )
-    return Check("bounds", not different, detail)
+    yield Check("bounds", not different, detail)
 
 
 def _differences(found, expected, where=""):
@@ -286,7 +300,7 @@ def _differences(found, expected, where=""):
             else:
                 yield from _differences(found[key], expected[key], place)
     elif _is_number(found) and _is_number(expected):
-        if abs(found - expected) > TOLERANCE * max(1.0, abs(expected)):
+        if not abs(found - expected) <= TOLERANCE * max(1.0, abs(expected)):  # not: a NaN differs from everything
             yield f"{where} is {found!r}, recomputed {expected!r}"
     elif found != expected:
         yield f"{where} is {found!r}, recomputed {expected!r}"
@@ -311,7 +325,7 @@ def _check_rescore(run, certificate, count):
         float(np.abs(records["log2_q"][starts[i] : starts[i + 1]] - log2_q).max()) for i, (log2_q, _, _) in zip(chosen, scored, strict=True)
     )
     slack = bounds.numeric_slack_bits(certificate["epsilon_nats"])
-    return Check(
+    yield Check(
         "rescore",
         difference <= slack,
         f"{len(chosen)} items scored again differ by at most {difference:.2g} bits; the slack is {slack:.2g} bits",

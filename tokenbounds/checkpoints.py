@@ -36,9 +36,10 @@ class Checkpoints:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary)
         write_json(path.with_suffix(".json"), {"fingerprint": self.fingerprint, "sha256": sha256_file(path), "state": state})
-        for old in self._found()[_KEPT:]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        kept = [found for found in self._found() if found.stem <= path.stem][:_KEPT]
+        for other in set(self._found()) - set(kept):  # older ones, and damaged ones that were passed over
+            other.unlink()
+            other.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def load(self, net, optimizer):
         """Put the last whole checkpoint into `net` and `optimizer` and return its state; None if there is none.

@@ -339,6 +339,12 @@ class TokenStore(CorpusIndex):
             self._unverified.discard(number)
         return np.memmap(path, self._dtype, "r")
 
+    def check_shards(self):
+        """Hash every shard that was not used yet; an `InputError` names the first that is not the indexed one."""
+        for number in sorted(self._unverified):
+            _check_hash(self.folder / f"{self._shards[number]['name']}.bin", self._shards[number]["sha256"])
+            self._unverified.discard(number)
+
     def tokens(self, start, stop):
         """Tokens x_start..x_{stop-1}, across shards.
 

@@ -1,5 +1,7 @@
 """Certificates to figures; the numbers behind each go to a csv beside it."""
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -59,7 +61,8 @@ def write_size_figure(certificates, series, *, csv, pdf, png):
         data.to_csv(temporary, index=False)
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
-        for (label, lines), colour, marker in zip(data.groupby("series", sort=False), COLOURS, MARKERS, strict=False):
+        looks = zip(itertools.cycle(COLOURS), itertools.cycle((*MARKERS, "X")), strict=True)  # 42 differ
+        for (label, lines), (colour, marker) in zip(data.groupby("series", sort=False), looks, strict=False):
             lines = lines.sort_values("message_bytes")
             size = lines["message_bytes"] / 1e6
             style = {"color": colour, "marker": marker, "markersize": 5}

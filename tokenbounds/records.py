@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from tokenbounds.corpus import TokenStore, read_positions
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
-from tokenbounds.files import atomic_path, provenance, write_json
+from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
 from tokenbounds.hypothesis import context_rule, model_of, read_message
 from tokenbounds.scoring import rescoring_difference, score_items, token_items, window_items
 
@@ -40,7 +40,8 @@ def score_part(
     store_folder : path
         Folder of the token index.
     records_path, sidecar_path : path
-        Outputs: parquet, and json with the largest difference of a second scoring in another batch shape (``epsilon_nats``).
+        Outputs: parquet, and json with its sha256, those of the inputs, and the largest difference of a second scoring in another batch
+        shape (``epsilon_nats``).
     name : str
         The model's name in errors and on the progress bar.
     sampling : str
@@ -64,7 +65,43 @@ def score_part(
     write_records(records_path, records_table(items, scored))
     config = {"sampling": sampling, "part": part, "parts": parts}
     facts = {"epsilon_nats": epsilon, "device": str(target), "dtype": "float32", "batch_tokens": batch_tokens, "seed": seed}
-    write_json(sidecar_path, provenance(config, [message_path, draws_path, Path(store_folder) / "index.json"], **facts))
+    inputs = [message_path, draws_path, Path(store_folder) / "index.json"]
+    write_json(sidecar_path, provenance(config, inputs, sha256=sha256_file(records_path), **facts))
+
+
+def read_sidecars(records_paths, inputs):
+    """Read the sidecars of records and check that both belong together: records of another message would give another model's bound.
+
+    Parameters
+    ----------
+    records_paths : list of path
+        The parts; their sidecars are beside them.
+    inputs : list of path
+        The message, draws and index that the records must have been computed from.
+
+    Returns
+    -------
+    list of dict
+
+    Raises
+    ------
+    InputError
+        A file is missing, records are not those that their sidecar was written with, or they were computed from another input.
+    """
+    hashes = {Path(path).name: sha256_file(path) for path in inputs}
+    sidecars = []
+    for path in map(Path, records_paths):
+        sidecar = read_json(path.with_suffix(".json"))
+        found = sha256_file(path)
+        if found != sidecar["sha256"]:
+            raise InputError(f"{path}: changed since it was written (sha256 {found[:12]}..., expected {sidecar['sha256'][:12]}...)")
+        used = {Path(name).name: digest for name, digest in sidecar["inputs"].items()}
+        for name, digest in hashes.items():
+            if used.get(name) != digest:
+                expected = f"expected the present one (sha256 {digest[:12]}...)"
+                raise InputError(f"{path}: computed from another {name} (sha256 {str(used.get(name))[:12]}...), {expected}")
+        sidecars.append(sidecar)
+    return sidecars
 
 
 def draw_items(message, store, draws_path, sampling, part=0, parts=1, where="message"):

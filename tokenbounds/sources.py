@@ -20,6 +20,8 @@ import importlib.metadata
 import io
 import json
 import multiprocessing
+import os
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,6 +258,22 @@ def _read_parquet(file, field, start, stop):
             first += rows
 
 
+def worker_pool(processes, initializer=None, arguments=()):
+    """A pool of spawned processes that end with this one, also when it is killed."""
+    return concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, (initializer, arguments))
+
+
+def _start_worker(initializer, arguments):
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    if initializer is not None:
+        initializer(*arguments)
+
+
+def _follow_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 def count_documents(file: SourceFile, field="text") -> int:
     """Number of documents in a file, without looking at their text.
 
@@ -278,7 +296,7 @@ def count_all(files: list[SourceFile], field="text", processes=1) -> list[int]:
     count = functools.partial(count_documents, field=field)
     with contextlib.ExitStack() as stack:
         if processes > 1 and len(slow) > 1:
-            pool = concurrent.futures.ProcessPoolExecutor(min(processes, len(slow)), multiprocessing.get_context("spawn"))
+            pool = worker_pool(min(processes, len(slow)))
             counts = stack.enter_context(pool).map(count, slow, chunksize=max(1, min(64, len(slow) // (4 * processes))))
         else:
             counts = map(count, slow)

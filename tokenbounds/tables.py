@@ -48,7 +48,7 @@ def frame(certificates, labels, top_k):
             entry = certificate["metrics"][metric]
             line |= {f"{metric}_{column}": entry["random_guess"] for column in ("risk", *entry["bounds"])}
         lines.append(line)
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).astype(dict.fromkeys(("message_bytes", "m_tokens", "n"), "Int64"))  # whole, also beside the guess
 
 
 def saving_percent(bounds):
@@ -88,7 +88,7 @@ def write_table(certificates, labels, top_k, caption, *, csv, md, tex):
 
 def markdown(view, caption):
     """A markdown table, columns aligned so that it also reads well in a terminal."""
-    rows = [list(view.columns), *view.to_numpy().tolist()]
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in (list(view.columns), *view.to_numpy().tolist())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
 
     def line(row):
@@ -104,7 +104,10 @@ def markdown(view, caption):
     return "\n".join([*([f"{caption}", ""] if caption else []), line(rows[0]), rule, *map(line, rows[1:])]) + "\n"
 
 
-_LATEX = str.maketrans({"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$"})
+_LATEX = str.maketrans(
+    {character: rf"\{character}" for character in "%&_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def latex(view, caption):

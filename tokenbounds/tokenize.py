@@ -6,12 +6,9 @@ else.
 """
 
 import collections
-import concurrent.futures
 import contextlib
-import difflib
 import hashlib
 import itertools
-import multiprocessing
 import os
 import re
 import shutil
@@ -26,7 +23,7 @@ from tokenbounds.config import Corpus
 from tokenbounds.corpus import SPLITS, TOKENIZER, read_manifest, token_dtype
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
-from tokenbounds.sources import read_range
+from tokenbounds.sources import read_range, worker_pool
 
 # Of the published GPT-2 tokenizer: what a wrong or half-read vocabulary would not give.
 _GPT2_TEXT, _GPT2_IDS = "Hello, my dog is cute", [15496, 11, 616, 3290, 318, 13779]
@@ -145,8 +142,7 @@ def _pieces(text):
 
 
 def _no_eot(path, eot, special, vocabulary):
-    close = difflib.get_close_matches(eot, special, n=1, cutoff=0) or difflib.get_close_matches(eot, list(vocabulary), n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    hint = f"; its special tokens are {', '.join(special[:8])}" if special else ""
     return f"{path}: the end-of-text token '{eot}' (key eot) is not in its vocabulary of {len(vocabulary)}{hint}"
 
 
@@ -368,7 +364,7 @@ def _encoded_batches(batches, tokenizer, tokenizer_dir, processes):
         for batch, texts, where in columns:
             yield batch, *_encode(tokenizer, texts, where)
         return
-    pool = concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, (str(tokenizer_dir),))
+    pool = worker_pool(processes, _start_worker, (str(tokenizer_dir),))
     waiting = collections.deque()
     try:
         for batch, texts, where in itertools.chain(columns, itertools.repeat((None, None, None))):

@@ -4,7 +4,7 @@ A killed training that is started again ends in the same bytes as one that was n
 GPU may add in another order and change the last bits). For that, nothing random has state: the batch and the dropout masks of a micro-batch
 are functions of the seed, the model's name, the step and the micro-batch's number. Which process computes it changes nothing but rounding.
 
-``python -m tokenbounds.training SPEC.json`` trains what a specification (see `run`) says, under torchrun as one of its processes.
+``python -m tokenbounds.training SPEC.json`` trains what a specification (`Specification`) says, under torchrun as one of its processes.
 """
 
 import contextlib
@@ -17,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from tokenbounds.checkpoints import Checkpoints
-from tokenbounds.config import Model, Training
+from tokenbounds.config import Model, Section, Training
 from tokenbounds.devices import choose_device, choose_dtype
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, config_hash, provenance, read_json, write_json
-from tokenbounds.models import build_model, save_model
+from tokenbounds.models import build_model, checked, save_model
 from tokenbounds.processes import SIGTERM_STATUS, Group, on_sigterm, process_group, torchrun, worker
 from tokenbounds.streams import generator, stream_seed
 
@@ -73,7 +74,7 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
     -----
     The number of threads of a matrix product changes its last bits and is the caller's to set; `run` does.
     """
-    model = Model.model_validate(model)
+    model = checked(Model, model, f"model '{name}'")
     options, length = model.training, model.training.sequence_length or model.architecture.context_length
     if length > model.architecture.context_length:
         raise InputError(f"model '{name}': sequence_length {length} is longer than its context_length {model.architecture.context_length}")
@@ -269,14 +270,26 @@ def write_curve(folder, rows):
 # ---------------------------------------------------------------- processes
 
 
+class Specification(Section):
+    """What to train, and where."""
+
+    name: str = Field(description="The model's name; it names random streams.")
+    seed: int = Field(description="The run's seed.")
+    model: Model = Field(description="As in the configuration.")
+    train_tokens: str = Field(description="Folder of the token store to train on.")
+    val_tokens: str = Field(description="Folder of the token store to validate on.")
+    out_dir: str = Field(description="Folder of the trained model.")
+    checkpoint_dir: str = Field(description="Folder of this training's checkpoints, shared with no other.")
+    device: str = Field("auto", description="torch device, or auto: a GPU if there is one.")
+
+
 def run(spec):
     """Train what a specification says: in this process, or in several started by torchrun, which die with this one.
 
     Parameters
     ----------
     spec : dict
-        ``name``, ``seed``, ``model`` (as in the configuration), ``train_tokens`` and ``val_tokens`` (folders of token stores), ``out_dir``,
-        ``checkpoint_dir`` and, optionally, ``device``.
+        See `Specification`.
 
     Raises
     ------
@@ -285,31 +298,31 @@ def run(spec):
     SystemExit
         With status 143 after SIGTERM.
     """
-    options = Model.model_validate(spec["model"]).training
-    if options.processes == 1:
+    spec = checked(Specification, spec, "training specification")
+    processes = spec.model.training.processes
+    if processes == 1:
         _train(spec)
         return
-    path = Path(spec["checkpoint_dir"]) / "spec.json"
-    write_json(path, spec)
-    torchrun("tokenbounds.training", path, options.processes)
+    path = Path(spec.checkpoint_dir) / "spec.json"
+    write_json(path, spec.model_dump())
+    torchrun("tokenbounds.training", path, processes)
 
 
-def _train(spec):
+def _train(spec: Specification):
     """Train in this process, alone or as one that torchrun started."""
     from tokenbounds.corpus import TokenStore
 
-    options, device = Model.model_validate(spec["model"]).training, spec.get("device", "auto")
-    torch.set_num_threads(options.threads)
-    stores = {split: TokenStore(spec[f"{split}_tokens"]) for split in ("train", "val")}
-    arguments = {key: spec[key] for key in ("name", "seed", "out_dir", "checkpoint_dir")}
-    indices = [Path(spec[f"{split}_tokens"]) / "index.json" for split in stores]
-    with process_group(options.processes, device) as device:
-        train(spec["model"], train_tokens=stores["train"], val_tokens=stores["val"], inputs=indices, device=device, **arguments)
+    torch.set_num_threads(spec.model.training.threads)
+    tokens = {"train_tokens": TokenStore(spec.train_tokens), "val_tokens": TokenStore(spec.val_tokens)}
+    folders = {"out_dir": spec.out_dir, "checkpoint_dir": spec.checkpoint_dir}
+    indices = [Path(folder) / "index.json" for folder in (spec.train_tokens, spec.val_tokens)]
+    with process_group(spec.model.training.processes, spec.device) as device:
+        train(spec.model, name=spec.name, seed=spec.seed, **tokens, **folders, device=device, inputs=indices)
 
 
 def main(path):
     """Entry of ``python -m tokenbounds.training SPEC.json``; returns the exit status."""
-    return worker(lambda: _train(read_json(path)))
+    return worker(lambda: _train(checked(Specification, read_json(path), path)))
 
 
 if __name__ == "__main__":

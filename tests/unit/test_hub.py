@@ -114,10 +114,14 @@ def call(hub, root, tmp_path):
     """Run downloads in a process of its own: the library reads its environment when it is imported."""
 
     def run(*calls, **environment):
-        calls = [{"repo_id": "owner/name", "revision": COMMIT, "repo_type": "dataset", "folder": str(tmp_path / "data"), **one} for one in calls]
+        calls = [
+            {"repo_id": "owner/name", "revision": COMMIT, "repo_type": "dataset", "folder": str(tmp_path / "data"), **one} for one in calls
+        ]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and not key.lower().endswith("_proxy")}
         environment = {**inherited, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(root), **environment}
-        done = subprocess.run([sys.executable, "-c", DRIVER, json.dumps(calls)], env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER, json.dumps(calls)], env=environment, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -150,7 +154,7 @@ def test_a_cut_connection_is_resumed_and_what_is_there_is_kept(hub, call, tmp_pa
     # A damaged file is fetched again, whichever kind of hash the hub gives for it.
     (tmp_path / "data/data/part-0.jsonl").write_bytes(b'{"text": "two"}\n' * 5)
     assert call(patterns) == [first]
-    assert {path.rsplit("/", 1)[1] for command, path, _ in hub.asked[asked:] if command == "GET"} == {"part-0.jsonl"}
+    assert [path.rsplit("/", 1)[1] for command, path, _ in hub.asked[asked:] if command == "GET" and "resolve" in path] == ["part-0.jsonl"]
     (tmp_path / "data/data/part-1.parquet").write_bytes(b"x" * len(FILES["data/part-1.parquet"]))
     assert call(patterns) == [first]
 
@@ -191,5 +195,7 @@ def test_errors_are_one_line(hub, call, tmp_path):
 
 
 def test_a_branch_is_refused(tmp_path):
-    with pytest.raises(InputError, match="^owner/name: revision 'main' is not a commit .40 hexadecimal digits.; a branch or tag can move$"):
+    with pytest.raises(
+        InputError, match=r"^owner/name: revision 'main' is not a commit .40 hexadecimal digits.; a branch or tag can move$"
+    ):
         download("owner/name", "main", repo_type="dataset", folder=tmp_path)

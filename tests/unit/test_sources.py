@@ -77,7 +77,12 @@ def test_globs_are_sorted_relative_and_unique(tmp_path, monkeypatch):
     for name in ("b/2.txt", "b/1.txt", "a.jsonl", "b/c/3.txt"):
         write(tmp_path / name, b"{}")
     monkeypatch.chdir(tmp_path)
-    assert [file.path for file in list_files(Source(files=["b/**/*.txt", "a.jsonl", "b/1.txt"]))] == ["b/1.txt", "b/2.txt", "b/c/3.txt", "a.jsonl"]
+    assert [file.path for file in list_files(Source(files=["b/**/*.txt", "a.jsonl", "b/1.txt"]))] == [
+        "b/1.txt",
+        "b/2.txt",
+        "b/c/3.txt",
+        "a.jsonl",
+    ]
     with pytest.raises(InputError) as error:
         list_files(Source(files=["a.jsonl", "c/*.txt"]))
     assert str(error.value) == f"source.files: 'c/*.txt' matches no file (in {tmp_path})"
@@ -89,7 +94,9 @@ def test_hub_files_are_taken_in_order_and_excluded_by_their_name_in_the_dataset(
     assert [file.path for file in list_files(source, files)] == ["/downloads/x/data/a.parquet", "/downloads/x/data/b.parquet"]
 
 
-@pytest.mark.parametrize(("name", "reason"), [("a.csv", "unknown format '.csv'"), ("a.gz", "unknown format ''"), ("a.parquet.gz", "a packed parquet file")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("a.csv", "unknown format '.csv'"), ("a.gz", "unknown format ''"), ("a.parquet.gz", "a packed parquet file")]
+)
 def test_unknown_formats(tmp_path, name, reason):
     path = write(tmp_path / name, b"x")
     with pytest.raises(InputError, match=f"^{path}: {reason}"):
@@ -103,11 +110,17 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 
 
 @settings(max_examples=40, deadline=None)
-@given(documents=st.lists(TEXT, min_size=1, max_size=12), blanks=st.lists(st.sampled_from(["", " ", "\t"]), min_size=1, max_size=3), data=st.data())
+@given(
+    documents=st.lists(TEXT, min_size=1, max_size=12),
+    blanks=st.lists(st.sampled_from(["", " ", "\t"]), min_size=1, max_size=3),
+    data=st.data(),
+)
 def test_every_format_gives_the_documents_back(tmp_path_factory, documents, blanks, data):
     folder = tmp_path_factory.mktemp("formats")
     packed = data.draw(st.sampled_from(sorted(PACK)))
-    lines = "".join(json.dumps({"n": 1, "body": text}, ensure_ascii=data.draw(st.booleans())) + "\n" + "\n".join(blanks) + "\n" for text in documents)
+    lines = "".join(
+        json.dumps({"n": 1, "body": text}, ensure_ascii=data.draw(st.booleans())) + "\n" + "\n".join(blanks) + "\n" for text in documents
+    )
     paths = [
         write(folder / f"a.jsonl{packed}", PACK[packed](lines.encode())),
         write(folder / f"b.json{packed}", PACK[packed](json.dumps([{"body": text} for text in documents]).encode())),
@@ -192,7 +205,7 @@ BAD = [
     ("a.json", b'[{"text": "x"}', ": not valid JSON"),
     ("a.json.gz", gzip.compress(b'[{"text": "x"}]')[:-6], ": cannot be read"),
     ("a.jsonl.gz", b"no gzip", ":1: cannot be read"),
-    ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n') + gzip.compress(b'{"text": "y"}\n' * 1000)[:-9], ":1001: cannot be read"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n') + gzip.compress(b'{"text": "y"}\n' * 1000)[:-9], ":1002: cannot be read"),
     ("a.jsonl.zst", zstandard.compress(b'{"text": "x"}\n' * 1000)[:-4], ": cannot be read"),
     ("a.txt.zst", b"no zstd", ": cannot be read"),
     ("a.parquet", b"no parquet", ": cannot be read"),
@@ -212,7 +225,11 @@ def test_bad_files_name_file_and_line(tmp_path, name, content, reason):
 def test_bad_parquet_columns(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a", None, "c"], "n": [1, 2, 3]}), path)
-    for field, reason in [("body", "no column 'body'; found text, n"), ("n", "column 'n' holds int64, expected strings"), ("text", "row 1: column 'text' is null")]:
+    for field, reason in [
+        ("body", "no column 'body'; found text, n"),
+        ("n", "column 'n' holds int64, expected strings"),
+        ("text", "row 1: column 'text' is null"),
+    ]:
         with pytest.raises(InputError, match=f"^{path}: {reason}"):
             texts(path, field)
     assert texts(path, start=2) == ["c"]

@@ -177,6 +177,17 @@ def test_dropout_is_used_and_leaves_nothing_behind(tmp_path):
     assert results(tmp_path / "with")[0]["model.safetensors"] != results(tmp_path / "without")[0]["model.safetensors"]
 
 
+def test_every_micro_batch_has_its_own_dropout():
+    def mask(*names):
+        with training._dropout_stream(0.5, CPU, 5, *names):
+            return torch.dropout(torch.ones(64), 0.5, True)
+
+    masks = [mask("dropout", "small", step, micro) for step in (1, 2) for micro in (0, 1)]
+    assert len({tuple(m.tolist()) for m in masks}) == 4
+    torch.rand(3)
+    assert torch.equal(mask("dropout", "small", 2, 1), masks[3])
+
+
 def test_bfloat16_changes_little(tmp_path):
     last = {dtype: train_in(tmp_path / dtype, model(dtype=dtype, steps=40)) for dtype in ("float32", "bfloat16")}
     assert json.loads((tmp_path / "bfloat16/out/config.json").read_text())["provenance"]["dtype"] == "bfloat16"
@@ -392,36 +403,41 @@ def last_checkpoint(folder):
     return max((int(path.stem.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*.json")), default=0)
 
 
-def test_killed_and_continued_is_bit_for_bit_uninterrupted(tmp_path, stores):
-    """Twice SIGKILL, wherever it falls (also while a checkpoint is written), with dropout and accumulation."""
-    options = {"steps": 150, "eval_every": 20, "accumulation": 2, "architecture": {"dropout": 0.1}}
-    whole = start(tmp_path, specification(stores, tmp_path / "whole", model(**options)))
-    assert whole.wait(60) == 0, whole.stderr.read()
+INTERRUPTED = {"steps": 150, "eval_every": 10, "accumulation": 2, "architecture": {"dropout": 0.1}}
 
-    spec = specification(stores, tmp_path / "killed", model(**options, checkpoint_minutes=EVERY_STEP))
-    for least in (20, 90):
-        process = start(tmp_path, spec)
-        wait_for(lambda least=least: last_checkpoint(tmp_path / "killed") >= least, process)
-        process.kill()
-        assert process.wait(10) == -signal.SIGKILL
-        assert not (tmp_path / "killed/out").exists()
-    at = last_checkpoint(tmp_path / "killed")
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, stores):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = start(folder, specification(stores, folder, model(**INTERRUPTED)))
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, stderr
+    return results(folder)
+
+
+def test_killed_and_continued_is_bit_for_bit_uninterrupted(tmp_path, stores, uninterrupted):
+    """SIGKILL wherever it falls (also while a checkpoint is written), with dropout and accumulation."""
+    spec = specification(stores, tmp_path, model(**INTERRUPTED, checkpoint_minutes=EVERY_STEP))
+    process = start(tmp_path, spec)
+    wait_for(lambda: last_checkpoint(tmp_path) >= 34, process)
+    process.kill()
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "out").exists()
+    at = last_checkpoint(tmp_path)
     process = start(tmp_path, spec)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 0, stderr
-    assert 90 <= int(re.search(r"continuing after step (\d+)", stderr)[1]) in (at, at - 1)
+    assert int(re.search(r"continuing after step (\d+)", stderr)[1]) == at
 
-    (files, curve), (killed_files, killed_curve) = results(tmp_path / "whole"), results(tmp_path / "killed")
+    (files, curve), (killed_files, killed_curve) = uninterrupted, results(tmp_path)
     assert killed_files["model.safetensors"] == files["model.safetensors"]
     assert killed_curve == curve
-    forget = '"checkpoint_minutes": {}'  # the only difference between the two descriptions
-    assert killed_files["config.json"].decode().replace(forget.format(EVERY_STEP), forget.format(10.0)) == files["config.json"].decode()
+    minutes = '"checkpoint_minutes": {}'  # the only difference between the two descriptions
+    assert killed_files["config.json"].decode().replace(minutes.format(EVERY_STEP), minutes.format(10.0)) == files["config.json"].decode()
 
 
-def test_sigterm_writes_a_checkpoint_and_continues(tmp_path, stores):
-    options = {"steps": 150, "eval_every": 10, "architecture": {"dropout": 0.1}}
-    whole, spec = (specification(stores, tmp_path / folder, model(**options)) for folder in ("whole", "stopped"))
-    assert start(tmp_path, whole).wait(60) == 0
+def test_sigterm_writes_a_checkpoint_and_continues(tmp_path, stores, uninterrupted):
+    spec = specification(stores, tmp_path, model(**INTERRUPTED))
     process = start(tmp_path, spec)
     for line in process.stderr:
         if "step 20 of 150" in line:
@@ -429,29 +445,44 @@ def test_sigterm_writes_a_checkpoint_and_continues(tmp_path, stores):
             break
     stderr = process.communicate(timeout=30)[1]
     assert process.returncode == 128 + signal.SIGTERM, stderr
-    step = last_checkpoint(tmp_path / "stopped")
+    step = last_checkpoint(tmp_path)
     assert 20 <= step < 150 and f"stopped by SIGTERM after step {step}, checkpoint written" in stderr
-    assert not (tmp_path / "stopped/out").exists()
-    assert start(tmp_path, spec).wait(60) == 0
-    assert results(tmp_path / "stopped") == results(tmp_path / "whole")
+    assert not (tmp_path / "out").exists()
+    process = start(tmp_path, spec)
+    assert f"continuing after step {step}" in process.communicate(timeout=60)[1]
+    assert results(tmp_path) == uninterrupted
 
 
-def test_run_trains_in_this_process(tmp_path, stores):
-    threads = torch.get_num_threads()
-    try:
-        run(specification(stores, tmp_path, model()))
-    finally:
-        torch.set_num_threads(threads)
+@pytest.fixture
+def threads():
+    """The entry sets the number of threads: set it back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_run_trains_in_this_process(tmp_path, stores, threads):
+    run(specification(stores, tmp_path, model()))
     assert {path.name for path in (tmp_path / "out").iterdir()} == OUTPUTS
     inputs = json.loads((tmp_path / "out/config.json").read_text())["provenance"]["inputs"]
     assert set(inputs) == {str(stores / split / "index.json") for split in ("train", "val")}
 
 
-def test_input_error_is_one_line_of_the_program(tmp_path, stores):
-    process = start(tmp_path, specification(stores, tmp_path, model(learning_rate=1e38, warmup=0)))
-    stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == 1
-    assert stderr.splitlines()[-1].startswith("error: model 'small': ") and "Traceback" not in stderr
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": model(learning_rate=1e38, warmup=0)}, r"error: model 'small': (loss|gradient norm) (nan|inf) at step 2"),
+        ({"model": model(processes=2, accumulation=2)}, "error: 1 training processes were started, expected `processes` = 2"),
+        ({"modle": 1}, r"error: \S+/spec.json: modle: Extra inputs are not permitted \(found 1\)"),
+        ({"model": model(steps=0)}, r"error: \S+/spec.json: model.training.steps: Input should be greater than 0 \(found 0\)"),
+        ({"train_tokens": "nowhere"}, "error: nowhere/index.json: no such file"),
+    ],
+)
+def test_input_error_is_one_line_of_the_program(tmp_path, stores, threads, capsys, change, message):
+    write_json(tmp_path / "spec.json", {**specification(stores, tmp_path, model()), **change})
+    assert training.main(tmp_path / "spec.json") == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert re.match(message, printed[-1]) and not any("Traceback" in line for line in printed)
 
 
 # ---------------------------------------------------------------- several processes

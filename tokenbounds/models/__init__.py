@@ -12,6 +12,7 @@ A family is a class with
 """
 
 import importlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,19 @@ def _family(config, where):
         raise InputError(f"{where}: family {name!r} is not known; expected one of {', '.join(FAMILIES)}")
     module, _, attribute = FAMILIES[name].partition(":")
     family = getattr(importlib.import_module(module), attribute)
+    checked(family.Config, config, where)
+    return family
+
+
+def checked(section, data, where):
+    """`data` as the schema `section` (a `tokenbounds.config.Section`); an `InputError` in one line names `where`, the key and the value."""
     try:
-        family.Config.model_validate(config)
+        return section.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the configuration"
-        raise InputError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r:.60})") from None
-    return family
+        found = re.sub(r"\s+", " ", repr(first["input"]))
+        raise InputError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {found:.60})") from None
 
 
 def build_model(config, where="model config"):

@@ -16,7 +16,7 @@ from tokenbounds.config import Architecture, Section
 from tokenbounds.errors import InputError
 from tokenbounds.streams import generator
 
-_STD = 0.02  # of all initial weights, as GPT-2
+_STD, _STD_WIDTH = 0.02, 768  # of the initial weights: GPT-2's at GPT-2 small's width; at 128, 0.02 itself costs .2 bits after 1e6 tokens
 _ROTARY_BASE = 10000.0
 _LOSS_ROWS = 256  # rows of logits at a time in the training loss on a CPU: the loss of all rows at once takes twice as long
 
@@ -141,17 +141,20 @@ class GPT(nn.Module):
     def initialize(self, seed):
         """Draw the initial weights, a stream per tensor, so that they depend on nothing but the seed and the architecture.
 
-        Matrices are normal with standard deviation 0.02, those that write to the residual stream 0.02 / sqrt(2 layers); norms are 1, biases
-        0. The generator is NumPy's: its normals, unlike torch's, do not depend on the vector instructions of the machine.
+        Matrices are normal with standard deviation s = 0.02 sqrt(768 / width) (GPT-2's 0.02 at its width), those that write to the residual
+        stream s / sqrt(2 layers); norms are 1, biases 0. The generator is NumPy's: its normals, unlike torch's, do not depend on the
+        vector instructions of the machine.
         """
+        std = _STD * math.sqrt(_STD_WIDTH / self.architecture.width)
+        residual_std = std / math.sqrt(2 * self.architecture.layers)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if parameter.ndim < 2:
                     parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                     continue
-                std = _STD / math.sqrt(2 * self.architecture.layers) if name.endswith("output.weight") else _STD
                 normal = generator(seed, name).standard_normal(tuple(parameter.shape), dtype=np.float32)
-                parameter.copy_(torch.from_numpy(normal * np.float32(std)))
+                scale = np.float32(residual_std if name.endswith("output.weight") else std)
+                parameter.copy_(torch.from_numpy(normal * scale))
         return self
 
     def layout(self):

@@ -1,0 +1,122 @@
+"""A finished run: every output is there, the tables and figures say what the certificates say, and a second run does nothing."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tokenbounds import certificate
+from tokenbounds.cli import main
+
+NAMES = ("small.levels11.text.token", "medium.levels11.text.token", "small.levels11.text.windows")
+
+
+@pytest.fixture(scope="module")
+def certificates(finished):
+    return {name: certificate.read(finished.results / "bounds" / f"{name}.json") for name in NAMES}
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_every_output_and_nothing_torn(finished, finished_log):
+    found = {str(path.relative_to(finished.results)) for path in finished.results.rglob("*") if path.is_file()}
+    expected = {f"tables/table2.{suffix}" for suffix in ("csv", "md", "tex")}
+    expected |= {f"figures/figure1.{suffix}" for suffix in ("csv", "pdf", "png")}
+    expected |= {f"bounds/{name}.json" for name in NAMES}
+    expected |= {f"risk/{name}/{part}.{suffix}" for name in NAMES for part in ("00000", "00001") for suffix in ("parquet", "json")}
+    assert {name for name in found if name.startswith(("tables/", "figures/", "bounds/", "risk/"))} == expected
+    assert not [name for name in found if ".tmp" in name or name.startswith("checkpoints/")]
+    for line in ("| GPT (small) ", "| Random guess ", "results/test/tables/table2.md", "results/test/bounds/*.json"):
+        assert line in finished_log
+
+
+def test_every_job_has_a_log_without_errors(finished):
+    logs = list((finished.results / "logs").rglob("*.log"))
+    assert len(logs) == 23
+    assert not [path for path in logs if "rror" in path.read_text()]
+
+
+def test_table_says_what_the_certificates_say(finished, certificates):
+    *lines, guess = rows(finished.results / "tables/table2.csv")
+    assert [line["label"] for line in lines] == ["GPT (small)", "GPT (medium)", "GPT (small), windows"]
+    assert [line["certificate"] for line in lines] == list(NAMES)
+    for line, found in zip(lines, certificates.values(), strict=True):
+        assert line["message_bytes"] == str(found["hypothesis"]["message_bytes"])
+        assert (line["m_tokens"], line["n"]) == (str(found["m"]), str(found["n"]))
+        for metric in ("bpd", "top1", "top10"):
+            entry = found["metrics"][metric]
+            assert float(line[f"{metric}_risk"]) == entry["empirical_risk"]
+            assert all(float(line[f"{metric}_{method}"]) == bound["value"] for method, bound in entry["bounds"].items())
+    assert guess["label"] == "Random guess"
+    assert float(guess["bpd_betting"]) == float(guess["bpd_risk"]) == np.log2(300)
+    assert float(guess["top10_azuma"]) == pytest.approx(1 - 10 / 300)
+    markdown = (finished.results / "tables/table2.md").read_text()
+    shown = certificates[NAMES[0]]["metrics"]["bpd"]["bounds"]["betting"]["value"]
+    assert f" {shown:.2f} |" in next(line for line in markdown.splitlines() if line.startswith("| GPT (small)  "))
+
+
+def test_every_bound_is_at_least_its_risk(certificates):
+    checked = 0
+    for found in certificates.values():
+        assert (found["delta"], found["vocab_size"], found["choices_bits"]) == (0.05, 300, {"sampling scheme": 1.0})
+        assert found["hypothesis"]["message_bits"] == 8 * found["hypothesis"]["message_bytes"]
+        for metric, entry in found["metrics"].items():
+            for bound in entry["bounds"].values():
+                assert bound["value"] >= bound["empirical_risk"]
+                if metric != "bpd":  # the BPD of a certificate is smoothed, which may lower the empirical risk
+                    assert bound["value"] >= entry["empirical_risk"]
+                assert bound["payments_bits"]["message"] == found["hypothesis"]["message_bits"]
+                assert bound["payments_bits"]["sampling scheme"] == 1.0
+                checked += 1
+    assert checked == 3 * (4 + 3 * 3)
+    assert certificates[NAMES[2]]["m"] % 16 == 0
+    tokens = certificates[NAMES[2]]["corpus"]["tokens"]
+    assert tokens - 16 < certificates[NAMES[2]]["m"] <= tokens
+
+
+def test_figure(finished, certificates):
+    lines = rows(finished.results / "figures/figure1.csv")
+    assert [(line["series"], line["certificate"]) for line in lines] == [("GPT", NAMES[0]), ("GPT", NAMES[1])]
+    for line in lines:
+        bounds = certificates[line["certificate"]]["metrics"]["bpd"]["bounds"]
+        assert float(line["bpd_betting"]) == bounds["betting"]["value"]
+        assert float(line["bpd_azuma"]) == bounds["azuma"]["value"]
+    with Image.open(finished.results / "figures/figure1.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    assert pixels.shape[0] > 200 and pixels.shape[1] > 500
+    assert 0.01 < (pixels < 200).mean() < 0.5  # lines and text on an empty page
+    assert (finished.results / "figures/figure1.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_certificates_verify(finished, capsys):
+    """In another process layout than the run: this one, from another folder, items scored one at a time."""
+    paths = [str(finished.results / "bounds" / f"{name}.json") for name in NAMES]
+    assert main(["verify", "--rescore", "20", *paths]) == 0
+    output = capsys.readouterr().out
+    assert "FAIL" not in output
+    assert output.count("all checks held") == 3
+
+
+def test_training_used_the_package_of_the_copy(finished):
+    """Otherwise these tests would follow edits of the checkout only by chance."""
+    assert finished.run("-c", "import tokenbounds; print(tokenbounds.__file__)").strip().startswith(str(finished.folder))
+
+
+def test_again_does_nothing(finished):
+    assert finished.planned() == set()
+
+
+def test_launching_again_only_shows_the_tables(copy):
+    """Also in another folder than it was made in: nothing in the records of a run is an absolute path."""
+    before = {path: path.stat().st_mtime_ns for path in copy.results.rglob("*") if path.is_file()}
+    output = copy.launch()
+    assert "Nothing to be done" in output
+    assert (copy.results / "tables/table2.md").read_text() in output
+    assert {path: path.stat().st_mtime_ns for path in copy.results.rglob("*") if path.is_file()} == before
+    absolute = [path for path in copy.results.rglob("*.json") if "/" in path.name or json.dumps(str(copy.folder.parent))[1:-1] in path.read_text()]
+    assert not absolute
