@@ -6,7 +6,7 @@ PROFILE ?= local
 CORES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart run test lint format schema coverage clean clean-all
+.PHONY: help quickstart run test lint format schema coverage deviations clean clean-all
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,12 @@ format: $(VENV)/.ready  ## put all code in the project's format
 
 schema: $(VENV)/.ready  ## write docs/config.schema.json from tokenbounds/config.py
 	$(BIN)/python -m tokenbounds.config
+
+coverage: $(VENV)/.ready  ## simulations that try to break the bounds: writes docs/validity.md
+	$(BIN)/python workflow_scripts/coverage.py
+
+deviations: $(VENV)/.ready  ## what each departure from the published code changes on the quickstart: writes docs/deviations/effects.csv
+	$(BIN)/python workflow_scripts/deviations.py
 
 clean:  ## remove the quickstart's results (not .venv, not downloads)
 	rm -rf results/quickstart

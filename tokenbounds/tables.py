@@ -4,6 +4,9 @@ import pandas as pd
 
 from tokenbounds.files import atomic_path, write_text
 
+TERMS = {"risk": "empirical_risk", "complexity": "complexity_term", "draws": "subsample_term", "slack": "slack_term"}
+SHOWN = {"risk": "risk", "azuma": "azuma (the paper's formula)", "azuma_certified": "azuma, certified", "betting": "betting"}
+
 
 def frame(certificates, labels, top_k):
     """One line per certificate with every number of the table, unrounded.
@@ -20,9 +23,10 @@ def frame(certificates, labels, top_k):
     Returns
     -------
     DataFrame
-        Columns label, certificate, message_bytes, m_tokens, n, then per metric (``bpd``, ``top1``, ...) ``{metric}_risk``,
-        ``{metric}_{method}`` for every method of the certificate, and ``{metric}_saving_percent`` (betting below the paper's formula).
-        Errors are fractions, not percent. The last line is the random guess.
+        Columns label, certificate, message_bytes, m_tokens, n, then per metric (``bpd``, ``top1``, ...) ``{metric}_risk``, for every method
+        of the certificate ``{metric}_{method}`` (the bound) and ``{metric}_{method}_{term}`` for the terms it is the sum of, and
+        ``{metric}_saving_percent`` (betting below the paper's formula). Errors are fractions, not percent. The last line is the random
+        guess.
     """
     metrics = ["bpd", *(f"top{k}" for k in top_k)]
     lines = []
@@ -37,7 +41,9 @@ def frame(certificates, labels, top_k):
         for metric in metrics:
             entry = certificate["metrics"][metric]
             line[f"{metric}_risk"] = entry["empirical_risk"]
-            line |= {f"{metric}_{method}": bound["value"] for method, bound in entry["bounds"].items()}
+            for method, bound in entry["bounds"].items():
+                line[f"{metric}_{method}"] = bound["value"]
+                line |= {f"{metric}_{method}_{term}": bound[key] for term, key in TERMS.items()}
             line[f"{metric}_saving_percent"] = saving_percent(entry["bounds"])
         lines.append(line)
     guesses = {(certificate["vocab_size"], certificate["corpus"]["name"]) for certificate in certificates}
@@ -57,32 +63,48 @@ def saving_percent(bounds):
 
 
 def shown(data, top_k):
-    """The columns a reader sees, rounded: sizes in kB, BPD to 2 digits, errors in percent."""
-    table = {
-        "Model": data["label"],
-        "C(h) [kB]": _text(data["message_bytes"] / 1000, "{:,.1f}"),
-        "BPD risk": _text(data["bpd_risk"], "{:.2f}"),
-    }
-    for method, title in (("azuma", "paper"), ("azuma_certified", "certified"), ("betting", "betting")):
-        table[f"BPD {title}"] = _text(data[f"bpd_{method}"], "{:.2f}")
-    table["saving"] = _text(data["bpd_saving_percent"], "{:.0f}%")
-    for k in top_k:
-        for method, title in (("risk", "risk"), ("azuma", "paper"), ("betting", "betting")):
-            table[f"top-{k} {title} [%]"] = _text(100 * data[f"top{k}_{method}"], "{:.2f}")
-    return pd.DataFrame(table)
+    """The bounds as a reader sees them: per model one line for the risk and one per method; errors in percent."""
+    columns = {"BPD": ("bpd", 1, "{:.2f}"), **{f"top-{k} [%]": (f"top{k}", 100, "{:.2f}") for k in top_k}}
+    rows = []
+    for line in data.to_dict("records"):
+        guess = pd.isna(line["message_bytes"])
+        for method, title in {"risk": "random guess"}.items() if guess else SHOWN.items():
+            first = title in ("risk", "random guess")
+            rows.append(
+                {
+                    "model": line["label"] if first else "",
+                    "C(h) [kB]": f"{line['message_bytes'] / 1000:,.1f}" if first and not guess else "",
+                    "": "" if guess else title,
+                    **{name: form.format(scale * line[f"{metric}_{method}"]) for name, (metric, scale, form) in columns.items()},
+                    "saving": f"{line['bpd_saving_percent']:.0f}%" if method == "betting" else "",
+                }
+            )
+    return pd.DataFrame(rows)
 
 
-def _text(column, form):
-    return ["" if pd.isna(value) else form.format(value) for value in column]
+def shown_terms(data):
+    """What each BPD bound is the sum of, in bits."""
+    rows = [
+        {
+            "model": line["label"] if method == "azuma" else "",
+            "": SHOWN[method],
+            "bound": f"{line[f'bpd_{method}']:.3f}",
+            **{f"{'=' if term == 'risk' else '+'} {term}": f"{line[f'bpd_{method}_{term}']:.3f}" for term in TERMS},
+        }
+        for line in data[data["message_bytes"].notna()].to_dict("records")
+        for method in SHOWN
+        if method != "risk"
+    ]
+    return pd.DataFrame(rows)
 
 
 def write_table(certificates, labels, top_k, caption, *, csv, md, tex):
-    """Write a table as csv (every number), markdown and LaTeX (what the paper shows)."""
+    """Write a table as csv (every number), markdown (bounds, and what they are the sum of) and LaTeX (bounds)."""
     data = frame(certificates, labels, top_k)
     with atomic_path(csv) as temporary:
         data.to_csv(temporary, index=False)
     view = shown(data, top_k)
-    write_text(md, markdown(view, caption))
+    write_text(md, markdown(view, caption) + "\n" + markdown(shown_terms(data), "What the BPD bounds are the sum of, in bits."))
     write_text(tex, latex(view, caption))
 
 

@@ -81,12 +81,9 @@ class Checkout:
         assert jobs or "Nothing to be done" in output, output
         return set(jobs)
 
-    def config(self):
-        return yaml.safe_load(self.overlay.read_text())
-
     def change(self, key, value):
         """Set one key of the overlay, e.g. "models.small.training.steps"."""
-        data = self.config()
+        data = json.loads(json.dumps(yaml.safe_load(self.overlay.read_text())))  # what an anchor made one object becomes several
         *path, last = key.split(".")
         place = data
         for part in path:
@@ -98,23 +95,26 @@ class Checkout:
         """Remove results, by name below results/test."""
         for name in names:
             path = self.results / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def wait_for(self, condition, what, seconds=120):
+        """Wait until `condition()` is true and return its value."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := condition():
+                return value
+            time.sleep(0.02)
+        log = self.folder / "launch.log"
+        raise AssertionError(f"{what}: not in {seconds} s\n{log.read_text() if log.exists() else ''}")
 
 
 def wildcards(block):
     """Values of a job's wildcards in Snakemake's output, the run left out."""
     line = next(line for line in block.splitlines() if line.startswith("    wildcards: run=test"))
     return re.findall(r"=([^,]+)", line)[1:]
-
-
-def wait_for(condition, what, seconds=120):
-    """Wait until `condition()` is true and return its value."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not happen in {seconds} s")
 
 
 def documents():
@@ -166,8 +166,3 @@ def copy(finished, tmp_path):
     """A copy of the finished run, with its times, to change."""
     shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
     return Checkout(tmp_path / "copy")
-
-
-@pytest.fixture(scope="session")
-def wait():
-    return wait_for

@@ -1,0 +1,71 @@
+"""A run that was killed continues with the same command and ends in the same bytes; no process of it outlives it."""
+
+import json
+import os
+import signal
+
+import psutil
+
+
+def checkpoints(checkout):
+    return sorted(checkout.results.glob("checkpoints/medium-*/step-*.json"))
+
+
+def scripts(checkout):
+    """Processes of rules' scripts."""
+    return [process for process in checkout.processes() if any(".snakemake/scripts/" in part for part in process.cmdline())]
+
+
+def test_killed_in_the_middle_of_training(copy, finished):
+    """`finished` is the same run without interruption."""
+    copy.remove("models/medium", "messages/medium.levels11.bin", "risk/medium.levels11.text.token", "bounds/medium.levels11.text.token.json")
+    copy.remove("tables", "figures")
+    kept = {path: path.stat().st_mtime_ns for name in ("tokens", "models/small") for path in (copy.results / name).rglob("*.*")}
+
+    with copy.launched() as process:
+        copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        copy.wait_for(lambda: not copy.processes(), "the end of all processes")
+    assert not list((copy.results / "models/medium").glob("model.safetensors"))
+    steps = json.loads(checkpoints(copy)[-1].read_text())["state"]["step"]
+    assert 0 < steps < 300
+    assert list((copy.folder / ".snakemake/locks").iterdir())
+
+    output = copy.launch()
+    assert "a run was cut off here: removing its lock and continuing" in output
+    log = (copy.results / "logs/train/medium.log").read_text()
+    assert f"continuing after step {steps}" in log and f"steps {steps + 1} to 300" in log
+    compared = [path.relative_to(finished.results) for path in finished.results.glob("bounds/*.json")]
+    compared += ["tables/table2.csv", "tables/table2.md", "figures/figure1.csv", "figures/figure1.png", "figures/figure1.pdf"]
+    compared += ["models/medium/model.safetensors", "messages/medium.levels11.bin", "risk/medium.levels11.text.token/00001.parquet"]
+    for name in compared:
+        assert (copy.results / name).read_bytes() == (finished.results / name).read_bytes(), name
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert not checkpoints(copy) and not list(copy.results.rglob("*.tmp"))
+
+
+def test_script_dies_with_snakemake_and_the_lock_is_refused_only_while_it_lives(copy):
+    copy.change("models.medium.training.steps", 1_000_000)
+    with copy.launched() as process:
+        copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
+        snakemake = next(child for child in psutil.Process(process.pid).children() if "snakemake" in child.cmdline())
+        orphans = scripts(copy)
+        assert orphans
+
+        refused = copy.launch(check=False)
+        assert refused.strip() == f"error: Snakemake is already running in {copy.folder} (process {snakemake.pid}); wait for it or stop it"
+        assert snakemake.is_running() and scripts(copy) == orphans
+
+        snakemake.kill()
+        copy.wait_for(lambda: not any(orphan.is_running() for orphan in orphans), "the end of the orphaned script", seconds=30)
+        assert process.wait(timeout=60) != 0
+    assert not copy.processes()
+    assert not (copy.results / "models/medium/model.safetensors").exists()
+
+    # As in the run before the kill: nothing but the model that was being trained is stale.
+    copy.change("models.medium.training.steps", 300)
+    assert list((copy.folder / ".snakemake/locks").iterdir())
+    output = copy.launch("--until", "train")
+    assert "removing its lock" in output and (copy.results / "models/medium/model.safetensors").exists()
+    assert "removing its lock" not in copy.launch("--until", "train")
