@@ -9,7 +9,7 @@ rule train:
     input:
         train=lambda w: f"results/{w.run}/tokens/{CONFIG.models[w.model].corpus}/train/index.json",
         val=lambda w: f"results/{w.run}/tokens/{CONFIG.models[w.model].corpus}/val/index.json",
-        package=package("training", "models/gpt", "streams"),
+        package=package("training", "checkpoints", "models/gpt", "streams"),
     output:
         weights="results/{run}/models/{model}/model.safetensors",
         config="results/{run}/models/{model}/config.json",

@@ -48,19 +48,21 @@ def main(arguments=None):
 
 
 def _verify(options):
-    held = True
+    all_held = True
     for path in options.certificate:
+        held = True
         for check in certificate.verify(path, rescore=options.rescore):
             print(f"{'ok  ' if check.held else 'FAIL'} {check.name}: {check.detail}")
             held &= check.held
         print(f"{path}: {'all checks held' if held else 'NOT verified'}")
-    return 0 if held else 1
+        all_held &= held
+    return 0 if all_held else 1
 
 
 def _bound(options):
-    tokens = int(options.tokens)
-    if tokens != options.tokens:
+    if not options.tokens.is_integer():
         raise InputError(f"--tokens {options.tokens}: expected a whole number")
+    tokens = int(options.tokens)
     if options.alpha is None:
         interval, unit = 1.0, "top-k error"
     else:

@@ -388,7 +388,8 @@ def parse_config(data: Any, name="config") -> Config:
     try:
         return Config.model_validate(_without_nulls(data))
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one: say what it is, not what follows from it.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         location = [part for part in first["loc"] if part != "[key]"]
         where = ".".join(map(str, location)) or "the configuration"
         if first["type"] == "extra_forbidden":
@@ -416,11 +417,14 @@ def load_config(*paths) -> Config:
     merged: dict = {}
     for path in paths:
         try:
-            _merge(merged, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+            overlay = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except yaml.YAMLError as error:
             raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        if not isinstance(overlay, dict):
+            raise InputError(f"{path}: a {type(overlay).__name__}; expected keys with values")
+        _merge(merged, overlay)
     return parse_config(merged, " + ".join(map(str, paths)))
 
 

@@ -17,7 +17,9 @@ from tokenbounds.errors import InputError
 from tokenbounds.streams import generator
 
 LN2 = math.log(2)
-_HEAD_ELEMENTS = 2**25  # most logits held at once: 128 MiB in float32
+# Most logits held at once. On a CPU 4 MiB stay in the cache, which is three times as fast as 128 MiB; a GPU wants few large steps.
+_HEAD_ELEMENTS_CPU = 2**20
+_HEAD_ELEMENTS_GPU = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +241,7 @@ def score_items(model, items, *, batch_tokens, name="model", progress=False):
 def _score_hidden(model, hidden, targets):
     """The three arrays for all scored positions of a batch, the head applied in chunks so that memory stays bounded."""
     vocab_size = model.head(hidden[:1]).shape[-1]
-    step = max(1, _HEAD_ELEMENTS // vocab_size)
+    step = max(1, (_HEAD_ELEMENTS_CPU if hidden.device.type == "cpu" else _HEAD_ELEMENTS_GPU) // vocab_size)
     parts = [predictions(model.head(hidden[i : i + step]).float(), targets[i : i + step]) for i in range(0, len(hidden), step)]
     return [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
 

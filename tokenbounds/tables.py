@@ -5,6 +5,7 @@ import pandas as pd
 from tokenbounds.files import atomic_path, write_text
 
 TERMS = {"risk": "empirical_risk", "complexity": "complexity_term", "draws": "subsample_term", "slack": "slack_term"}
+TERMS_CAPTION = "What the BPD bounds are the sum of, in bits. (cap): the largest possible loss, which is less than the sum."
 SHOWN = {"risk": "risk", "azuma": "azuma (the paper's formula)", "azuma_certified": "azuma, certified", "betting": "betting"}
 
 
@@ -88,7 +89,7 @@ def shown_terms(data):
         {
             "model": line["label"] if method == "azuma" else "",
             "": SHOWN[method],
-            "bound": f"{line[f'bpd_{method}']:.3f}",
+            "bound": f"{line[f'bpd_{method}']:.3f}{' (cap)' if _capped(line, f'bpd_{method}') else ''}",
             **{f"{'=' if term == 'risk' else '+'} {term}": f"{line[f'bpd_{method}_{term}']:.3f}" for term in TERMS},
         }
         for line in data[data["message_bytes"].notna()].to_dict("records")
@@ -98,13 +99,18 @@ def shown_terms(data):
     return pd.DataFrame(rows)
 
 
+def _capped(line, bound):
+    """Whether a bound is the largest possible loss (plus slack) instead of the larger sum of its terms."""
+    return line[bound] < sum(line[f"{bound}_{term}"] for term in TERMS) - 1e-9
+
+
 def write_table(certificates, labels, top_k, caption, *, csv, md, tex):
     """Write a table as csv (every number), markdown (bounds, and what they are the sum of) and LaTeX (bounds)."""
     data = frame(certificates, labels, top_k)
     with atomic_path(csv) as temporary:
         data.to_csv(temporary, index=False)
     view = shown(data, top_k)
-    write_text(md, markdown(view, caption) + "\n" + markdown(shown_terms(data), "What the BPD bounds are the sum of, in bits."))
+    write_text(md, markdown(view, caption) + "\n" + markdown(shown_terms(data), TERMS_CAPTION))
     write_text(tex, latex(view, caption))
 
 

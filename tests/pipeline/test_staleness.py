@@ -27,6 +27,8 @@ POSITIONS = {"positions text.token", "positions text.windows"}
 FROM_TOKENIZER = {"tokenizer text", "tokenize text.00000", "tokenize text.00001"} | {"index text.train", "index text.val"}
 EVERYTHING = {"documents text"} | FROM_TOKENIZER | POSITIONS | TRAINED
 
+OTHER = {"family": "gpt", "corpus": "text", "architecture": {"layers": 1, "heads": 1, "width": 8}, "training": {"steps": 3}}
+
 CONFIG = {
     "delta": ([("delta", 0.04)], bounds(*ROWS) | PAPER),
     "alpha grid": ([("bounds.alpha", [0.01, 0.5])], bounds(*ROWS) | PAPER),
@@ -55,7 +57,7 @@ CONFIG = {
     "a label": ([("figures.figure1.series.GPT.0.label", "Other")], FIGURE),
     "how scoring is executed": ([("scoring.batch_tokens", 64), ("scoring.threads", 2), ("scoring.device", "auto")], set()),
     "parts": ([("scoring.parts", 3)], scored(*ROWS, parts=3) | PAPER),
-    "a model that no row uses": ([("models.other", {"family": "gpt", "corpus": "text", "architecture": {"layers": 1, "heads": 1, "width": 8}, "training": {"steps": 3}})], set()),
+    "a model that no row uses": ([("models.other", OTHER)], set()),
     "shards": ([("corpora.text.shards", 3)], EVERYTHING | {"tokenize text.00002"}),
     "seed": ([("seed", 1)], EVERYTHING),
 }

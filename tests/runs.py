@@ -1,0 +1,46 @@
+"""A tiny complete run folder for tests, made without Snakemake."""
+
+import numpy as np
+from stores import random_documents, write_store
+
+from tokenbounds import certificate
+from tokenbounds.config import Sampling
+from tokenbounds.corpus import CorpusIndex, write_positions
+from tokenbounds.hypothesis import encode_model, write_message
+from tokenbounds.models import save_model
+from tokenbounds.models.gpt import GPT
+from tokenbounds.records import score_part
+
+VOCAB, EOT, SEED, PARTS = 50, 0, 137, 2
+SCHEMES = {
+    "token": Sampling(mode="token", n=40, context_length=16),
+    "windows": Sampling(mode="window", n=12, window=8, context_length=16),
+}
+SETTINGS = {"alpha": [0.01, 0.1, 0.5], "top_k": [1, 10]}
+CHOICES = {"sampling scheme": 1.0}
+ARCHITECTURE = {"layers": 1, "heads": 1, "width": 8, "context_length": 16, "positions": "rotary", "bias": False}
+CONFIG = {"family": "gpt", "vocab_size": VOCAB, "architecture": ARCHITECTURE, "start_token": "first", "eot_id": EOT}
+
+
+def certificate_path(run, sampling):
+    return run / "bounds" / f"gpt.levels.text.{sampling}.json"
+
+
+def write_run(run, schemes=SCHEMES):
+    """Corpus, model with random weights, message, draws, records and certificates of all sampling schemes under `run`."""
+    write_store(run / "tokens/text/train", random_documents(np.random.default_rng(5), 80), VOCAB, EOT, shards=3)
+    index = CorpusIndex(run / "tokens/text/train")
+    save_model(run / "models/gpt", GPT(ARCHITECTURE, VOCAB).initialize(3), CONFIG, {})
+    contexts = {name: scheme.model_dump(exclude={"n"}, exclude_none=True) for name, scheme in schemes.items()}
+    message = run / "messages/gpt.levels.bin"
+    write_message(message, encode_model(run / "models/gpt", {"kind": "levels", "levels": 7}, contexts))
+    for name, scheme in schemes.items():
+        draws = run / f"positions/text.{name}.parquet"
+        write_positions(draws, index, scheme, SEED, "text")
+        for part in range(PARTS):
+            records = run / f"risk/gpt.levels.text.{name}/{part:05d}.parquet"
+            facts = {"part": part, "parts": PARTS, "seed": SEED, "batch_tokens": 64, "device": "cpu"}
+            score_part(message, draws, index.folder, records, records.with_suffix(".json"), name="gpt.levels", sampling=name, **facts)
+        made = certificate.make(run, f"gpt.levels.text.{name}", delta=0.05, settings=SETTINGS, choices_bits=CHOICES, parts=PARTS)
+        certificate.write(certificate_path(run, name), made)
+    return run

@@ -1,0 +1,170 @@
+"""Tables and figures hold the certificates' numbers, and text that is special in markdown or LaTeX stays text."""
+
+import copy
+import csv
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import SCHEMES, certificate_path, write_run
+
+from tokenbounds import certificate, figures
+from tokenbounds.figures import size_figure_data, write_size_figure
+from tokenbounds.tables import TERMS, frame, latex, markdown, saving_percent, shown, shown_terms, write_table
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    torch.set_num_threads(1)
+    run = write_run(tmp_path_factory.mktemp("run") / "run", {"token": SCHEMES["token"]})
+    return certificate.read(certificate_path(run, "token"))
+
+
+def other(found, **changes):
+    changed = copy.deepcopy(found) | changes
+    changed["hypothesis"]["message_bytes"] = changes.get("bytes", 10**12 + 1)
+    return changed
+
+
+def test_frame(found):
+    data = frame([found, other(found)], ["A", "B"], [1, 10])
+    assert data["label"].tolist() == ["A", "B", "Random guess"]
+    assert data["message_bytes"].tolist()[:2] == [found["hypothesis"]["message_bytes"], 10**12 + 1]
+    for metric in ("bpd", "top1", "top10"):
+        entry = found["metrics"][metric]
+        assert data[f"{metric}_risk"][0] == entry["empirical_risk"]
+        assert data[f"{metric}_risk"][2] == entry["random_guess"]
+        for method, bound in entry["bounds"].items():
+            assert data[f"{metric}_{method}"][0] == bound["value"]
+            assert data[f"{metric}_{method}"][2] == entry["random_guess"]
+            terms = [data[f"{metric}_{method}_{term}"][0] for term in TERMS]
+            assert terms == [bound[key] for key in ("empirical_risk", "complexity_term", "subsample_term", "slack_term")]
+            assert bound["capped"] or sum(terms) == pytest.approx(bound["value"])
+        assert data[f"{metric}_saving_percent"][0] == saving_percent(entry["bounds"])
+    assert not data.isna().iloc[:2].any(axis=None)
+
+
+def test_saving_percent():
+    assert saving_percent({"betting": {"value": 6.0}, "azuma": {"value": 8.0}}) == 25.0
+    assert saving_percent({"betting": {"value": 8.0}, "azuma": {"value": 8.0}}) == 0.0
+
+
+def test_a_guess_per_corpus(found):
+    """Corpora with other vocabularies have other random guesses; each is named."""
+    second = other(found, vocab_size=60, corpus={"name": "another"})
+    for entry in second["metrics"].values():
+        entry["random_guess"] += 1
+    data = frame([found, second], ["A", "B"], [1])
+    assert data["label"].tolist()[2:] == ["Random guess (text)", "Random guess (another)"]
+    assert data["bpd_betting"].tolist()[2:] == [found["metrics"]["bpd"]["random_guess"], found["metrics"]["bpd"]["random_guess"] + 1]
+
+
+def test_a_top_k_that_was_not_bounded(found):
+    with pytest.raises(KeyError, match="top7"):
+        frame([found], ["A"], [7])
+
+
+def cells(line):
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_files_agree(found, tmp_path):
+    paths = {suffix: tmp_path / f"t.{suffix}" for suffix in ("csv", "md", "tex")}
+    write_table([found, other(found)], ["A", "B"], [1, 10], "A caption.", **paths)
+    with open(paths["csv"], newline="", encoding="utf-8") as handle:
+        numbers = list(csv.DictReader(handle))
+    assert numbers[0]["message_bytes"] == str(found["hypothesis"]["message_bytes"]) and numbers[1]["message_bytes"] == str(10**12 + 1)
+    assert float(numbers[0]["bpd_betting"]) == found["metrics"]["bpd"]["bounds"]["betting"]["value"]
+    assert (numbers[2]["message_bytes"], numbers[2]["bpd_saving_percent"]) == ("", "")
+
+    bounds, _, terms = paths["md"].read_text(encoding="utf-8").rpartition("\nWhat the BPD bounds are the sum of")
+    caption, empty, header, rule, *lines = bounds.splitlines()
+    assert (caption, empty) == ("A caption.", "")
+    assert len({len(line) for line in (header, rule, *lines)}) == 1
+    names, *table = (cells(line) for line in (header, *lines))
+    assert names == ["model", "C(h) [kB]", "", "BPD", "top-1 [%]", "top-10 [%]", "saving"]
+    assert [row[0] for row in table] == ["A", "", "", "", "B", "", "", "", "Random guess"]
+    assert [row[2] for row in table] == 2 * ["risk", "azuma (the paper's formula)", "azuma, certified", "betting"] + [""]
+    scales = (("bpd", 1), ("top1", 100), ("top10", 100))
+    for first, row in ((0, numbers[0]), (4, numbers[1])):
+        assert table[first][1] == f"{int(row['message_bytes']) / 1000:,.1f}"
+        for line, method in zip(table[first : first + 4], ("risk", "azuma", "azuma_certified", "betting"), strict=True):
+            assert line[3:6] == [f"{scale * float(row[f'{metric}_{method}']):.2f}" for metric, scale in scales]
+        assert table[first + 3][6] == f"{float(row['bpd_saving_percent']):.0f}%"
+    assert table[8][3:] == [f"{np.log2(50):.2f}", "98.00", "80.00", ""]
+    assert len(terms.splitlines()) == 2 + 2 + 2 * 3
+
+    tex = paths["tex"].read_text(encoding="utf-8")
+    body = [line for line in tex.splitlines() if line.endswith(r"\\")]
+    assert [line.count(" & ") for line in body] == [len(names) - 1] * 10
+    assert r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}" in tex and r"\caption{A caption.}" in tex
+
+
+def test_terms_add_up_or_are_marked(found):
+    """A reader who adds up a line gets the bound, or is told that the bound is the cap."""
+    sure = copy.deepcopy(found)
+    for bound in sure["metrics"]["bpd"]["bounds"].values():
+        bound |= {"empirical_risk": 1.0, "complexity_term": 2.0, "subsample_term": 0.25, "slack_term": 0.125, "value": 3.375}
+    view = shown_terms(frame([found, sure], ["A", "B"], [1]))
+    assert view["model"].tolist() == ["A", "", "", "B", "", ""]
+    assert list(view.columns) == ["model", "", "bound", "= risk", "+ complexity", "+ draws", "+ slack"]
+    assert view.iloc[3:, 2:].to_numpy().tolist() == 3 * [["3.375", "1.000", "2.000", "0.250", "0.125"]]
+    capped = [found["metrics"]["bpd"]["bounds"][method]["capped"] for method in ("azuma", "azuma_certified", "betting")]
+    assert [text.endswith(" (cap)") for text in view["bound"][:3]] == capped
+    assert any(capped) and not all(capped)
+
+
+def test_special_characters(found):
+    label = r"50% {a}_b & c|d \e ~ ^ #1 $x$"
+    view = shown(frame([found], [label], [1]), [1])
+    line = next(line for line in markdown(view, "").splitlines() if line.startswith("| 50%"))
+    assert cells(line)[0] == label.replace("|", r"\|")
+    tex = latex(view, "100 % & more")
+    assert r"50\% \{a\}\_b \& c|d \textbackslash{}e \textasciitilde{} \textasciicircum{} \#1 \$x\$ & " in tex
+    assert r"\caption{100 \% \& more}" in tex
+
+
+def test_figure_data_in_the_order_of_the_series(found):
+    data = size_figure_data([found, other(found)], [("GPT", "A"), ("LoRA", "B")])
+    assert data["label"].tolist() == ["A", "B"] and data["series"].tolist() == ["GPT", "LoRA"]
+    assert data["bpd_betting"].tolist() == [found["metrics"]["bpd"]["bounds"]["betting"]["value"]] * 2
+    with pytest.raises(ValueError, match="zip"):
+        size_figure_data([found], [("GPT", "A"), ("LoRA", "B")])
+
+
+def image(certificates, series, folder):
+    paths = {suffix: folder / f"f.{suffix}" for suffix in ("csv", "pdf", "png")}
+    write_size_figure(certificates, series, **paths)
+    with Image.open(paths["png"]) as opened:
+        return {key: path.read_bytes() for key, path in paths.items()}, np.asarray(opened.convert("RGB")).reshape(-1, 3)
+
+
+def test_figure_is_the_same_each_time(found, tmp_path):
+    first, pixels = image([found, other(found, bytes=5000)], [("GPT", "A"), ("GPT", "B")], tmp_path / "a")
+    second, _ = image([found, other(found, bytes=5000)], [("GPT", "A"), ("GPT", "B")], tmp_path / "b")
+    assert first == second
+    assert 0.01 < (pixels.max(axis=1) < 200).mean() < 0.5
+
+
+def test_figure_draws_every_series(found, tmp_path, monkeypatch):
+    """Also where there are more than colours: a series that is left out would not be missed by a reader."""
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, pdf, png: drawn.append(figure))
+    certificates = [other(found, bytes=1000 * 2**i) for i in range(9)]
+    for number, certificate_ in enumerate(certificates):
+        certificate_["metrics"]["bpd"]["empirical_risk"] += number
+    series = [(f"series {i}", "A") for i in range(9)]
+    write_size_figure(certificates, series, csv=tmp_path / "f.csv", pdf=tmp_path / "f.pdf", png=tmp_path / "f.png")
+    left, right = drawn[0].axes
+    risks = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in right.lines}
+    risk = found["metrics"]["bpd"]["empirical_risk"]
+    assert risks == {f"series {i}": ([2**i / 1000], [risk + i]) for i in range(9)}
+    bounds = found["metrics"]["bpd"]["bounds"]
+    for i in range(9):
+        for suffix, method in (("paper's formula", "azuma"), ("betting", "betting")):
+            line = next(line for line in left.lines if line.get_label() == f"series {i}, {suffix}")
+            assert line.get_ydata().tolist() == [bounds[method]["value"]]
+    assert len({(line.get_color(), line.get_marker()) for line in right.lines}) == 9
+    assert [text.get_text() for text in right.get_legend().get_texts()] == [label for label, _ in series]
