@@ -62,8 +62,8 @@ def measure(run, name):
 
     ours = log2_q(model, list(token_items(store, positions, rule)))
     yield "ours", *formula(ours)
-    yield "context not cut at all", *formula(log2_q(model, list(leaking_items(store, positions, rule, whole_window))))
-    yield "context cut at the first EOT of the window", *formula(log2_q(model, list(leaking_items(store, positions, rule, after_first_eot))))
+    for variant, start in (("context not cut at all", whole_window), ("context cut at the first EOT of the window", after_first_eot)):
+        yield variant, *formula(log2_q(model, list(leaking_items(store, positions, rule, start))))
     yield "the token before the drawn one", *formula(log2_q(model, list(token_items(store, np.maximum(positions - 1, 0), rule))))
     size = len(grids.alpha)
     yield f"grid of {size} priced {size} bits at each value, accumulated", *formula(ours, extra_bits=size * size - math.log2(size))
@@ -74,7 +74,7 @@ def main(arguments=None):
     """Measure and write the csv."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("results/quickstart"))
-    parser.add_argument("--certificate", default="gpt-large.levels11.python.token")
+    parser.add_argument("--certificate", default="gpt-large.kmeans25.python.token")
     parser.add_argument("--output", type=Path, default=Path("docs/deviations/effects.csv"))
     options = parser.parse_args(arguments)
     rows = list(measure(options.run, options.certificate))

@@ -213,5 +213,5 @@ def test_a_truncated_record_file_is_refused(table, tmp_path):
     path = tmp_path / "records.parquet"
     write_records(path, table)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="records.parquet: not a readable parquet file"):
+    with pytest.raises(InputError, match=r"records\.parquet: not a readable parquet file"):
         read_records([path])
