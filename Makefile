@@ -21,7 +21,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 quickstart: $(VENV)/.ready  ## certified bounds for language models trained on the spot, on real text, without a download
 	@$(BIN)/python workflow_scripts/launch.py --profile profiles/quickstart
 
-run: $(VENV)/.ready  ## the run of PROFILE (local, slurm, ...): make run PROFILE=slurm
+run: $(VENV)/.ready  ## the run of a profile: make run PROFILE=local
 	@$(BIN)/python workflow_scripts/launch.py --profile profiles/$(PROFILE)
 
 test: $(VENV)/.ready  ## all tests

@@ -9,10 +9,13 @@ rule bound:
     input:
         message="results/{run}/messages/{model}.{codec}.bin",
         index="results/{run}/tokens/{corpus}/train/index.json",
+        documents="results/{run}/tokens/{corpus}/documents.json",
+        tokenizer="results/{run}/tokens/{corpus}/tokenizer",
         draws="results/{run}/positions/{corpus}.{sampling}.parquet",
         records=expand("results/{{run}}/risk/{{model}}.{{codec}}.{{corpus}}.{{sampling}}/{part}.parquet", part=PARTS),
         sidecars=expand("results/{{run}}/risk/{{model}}.{{codec}}.{{corpus}}.{{sampling}}/{part}.json", part=PARTS),
-        package=package("certificate", "records", "bounds/*"),
+        # Not bounds/processes: simulations.
+        package=package("certificate", "records", "hypothesis", "message", "corpus", "bounds/[!p]*"),
     output:
         certificate="results/{run}/bounds/{model}.{codec}.{corpus}.{sampling}.json",
     log:

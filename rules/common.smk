@@ -2,7 +2,6 @@
 
 import os
 import sys
-from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,6 +11,7 @@ sys.path.insert(0, workflow.basedir)
 
 from tokenbounds.config import parse_config, slice_of
 from tokenbounds.errors import InputError
+from tokenbounds.files import is_excluded, matching_files
 
 
 def refuse(line):
@@ -70,7 +70,7 @@ def corpus_files(wildcards):
     source = CONFIG.corpora[wildcards.corpus].source
     if source.hub:
         return [f"resources/corpora/{wildcards.corpus}/download.json"]
-    return sorted(path for pattern in source.files or [] for path in glob(pattern, recursive=True))
+    return [path for pattern in source.files or [] for path in matching_files(pattern) if not is_excluded(path, source.exclude)]
 
 
 def tokenizer_files(wildcards):

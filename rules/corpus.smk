@@ -72,7 +72,7 @@ rule tokenizer:
         files=tokenizer_files,
         manifest="results/{run}/tokens/{corpus}/documents.json",
         roles="results/{run}/tokens/{corpus}/roles.bin",
-        package=package("sources", "tokenize"),
+        package=package("sources", "corpus", "tokenize"),
     output:
         folder=directory("results/{run}/tokens/{corpus}/tokenizer"),
     log:
@@ -94,7 +94,7 @@ rule tokenize:
         manifest="results/{run}/tokens/{corpus}/documents.json",
         roles="results/{run}/tokens/{corpus}/roles.bin",
         tokenizer="results/{run}/tokens/{corpus}/tokenizer",
-        package=package("sources", "tokenize"),
+        package=package("sources", "corpus", "tokenize"),
     output:
         multiext("results/{run}/tokens/{corpus}/train/{shard}", tokens=".bin", ends=".ends.bin", sidecar=".json"),
         multiext("results/{run}/tokens/{corpus}/val/{shard}", val_tokens=".bin", val_ends=".ends.bin", val_sidecar=".json"),

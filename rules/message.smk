@@ -5,7 +5,7 @@ rule message:
     input:
         weights="results/{run}/models/{model}/model.safetensors",
         config="results/{run}/models/{model}/config.json",
-        package=package("quantize", "message", "hypothesis", "models/gpt"),
+        package=package("quantize", "message", "hypothesis", "models/__init__", "models/gpt"),
     output:
         message="results/{run}/messages/{model}.{codec}.bin",
         sidecar="results/{run}/messages/{model}.{codec}.json",

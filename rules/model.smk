@@ -1,7 +1,7 @@
 """Token shards to trained models.
 
-Checkpoints lie in an undeclared folder named by a hash of the configuration: Snakemake removes declared outputs of a job that was cut off, and
-a killed training continues from its last checkpoint.
+Checkpoints lie in an undeclared folder named by a hash of all that decides the weights (workflow_scripts/train.py): Snakemake removes declared
+outputs of a job that was cut off, and a killed training continues from its last checkpoint.
 """
 
 
@@ -9,7 +9,7 @@ rule train:
     input:
         train=lambda w: f"results/{w.run}/tokens/{CONFIG.models[w.model].corpus}/train/index.json",
         val=lambda w: f"results/{w.run}/tokens/{CONFIG.models[w.model].corpus}/val/index.json",
-        package=package("training", "checkpoints", "models/gpt", "streams"),
+        package=package("training", "checkpoints", "models/__init__", "models/gpt", "streams", "corpus", "devices"),
     output:
         weights="results/{run}/models/{model}/model.safetensors",
         config="results/{run}/models/{model}/config.json",
@@ -25,7 +25,8 @@ rule train:
         runtime="5d",
         gpu=lambda w: CONFIG.models[w.model].training.processes,
     params:
-        model=lambda w: slice_of(CONFIG.models[w.model]),
+        # How often a checkpoint is written changes no weight, so it neither makes a model stale nor a checkpoint useless.
+        model=lambda w: slice_of(CONFIG.models[w.model], exclude={"training": {"checkpoint_minutes"}}),
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/train.py"

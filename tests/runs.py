@@ -6,6 +6,7 @@ from stores import random_documents, write_store
 from tokenbounds import certificate
 from tokenbounds.config import Sampling
 from tokenbounds.corpus import CorpusIndex, write_positions
+from tokenbounds.files import write_json
 from tokenbounds.hypothesis import encode_model, write_message
 from tokenbounds.models import save_model
 from tokenbounds.models.gpt import GPT
@@ -29,6 +30,9 @@ def certificate_path(run, sampling):
 def write_run(run, schemes=SCHEMES):
     """Corpus, model with random weights, message, draws, records and certificates of all sampling schemes under `run`."""
     write_store(run / "tokens/text/train", random_documents(np.random.default_rng(5), 80), VOCAB, EOT, shards=3)
+    tokenizer = {"kind": "train", "sha256": "0" * 64, "eot": "<|endoftext|>", "eot_id": EOT}
+    write_json(run / "tokens/text/tokenizer/info.json", tokenizer)
+    write_json(run / "tokens/text/documents.json", {"roles": {"train": 80, "val": 4, "tokenizer": 9}})
     index = CorpusIndex(run / "tokens/text/train")
     save_model(run / "models/gpt", GPT(ARCHITECTURE, VOCAB).initialize(3), CONFIG, {})
     contexts = {name: scheme.model_dump(exclude={"n"}, exclude_none=True) for name, scheme in schemes.items()}

@@ -7,16 +7,26 @@ from pathlib import Path
 import numpy as np
 
 from tokenbounds import bounds
-from tokenbounds.config import Sampling
+from tokenbounds.config import Bounds, Sampling, slice_of
 from tokenbounds.corpus import CorpusIndex, TokenStore, draw, read_positions
+from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.files import provenance, read_json, sha256_file, write_json
-from tokenbounds.hypothesis import model_of, read_message
+from tokenbounds.hypothesis import context_rule, model_of, read_message
 from tokenbounds.records import draw_items, read_records, read_sidecars
-from tokenbounds.scoring import score_items
-from tokenbounds.streams import generator
+from tokenbounds.scoring import LN2, rank_interval, score_items
 
 VERSION = 1
+LARGEST_EPSILON_NATS = 0.01  # above it the scoring run is not reproducible enough to certify anything: a wrong dtype, or tampering
+_ENTROPY_TOLERANCE_BITS = 1e-4
+_OTHER_DEVICE_BITS = 1e-3  # another device computes a slightly different function
+
+ASSUMES = {
+    "azuma": "nothing is certified: the paper's formula, its smoothing chosen on the draws that estimate the risk",
+    "azuma_certified": "m fixed beforehand",
+    "azuma_rigorous": "m fixed beforehand",
+    "betting": "nothing more",
+}
 TOLERANCE = 1e-12  # relative, of a bound recomputed from its records
 
 
@@ -32,7 +42,7 @@ def make(run, name, *, delta, settings, choices_bits, parts):
     delta : float
         Failure probability of each bound.
     settings : dict
-        The `bounds` section of the configuration: grids and k.
+        The `bounds` section of the configuration: grids and k; the certificate holds it with its defaults filled in.
     choices_bits : dict of str to float
         Choices that are not in the message, in bits, itemised.
     parts : int
@@ -48,7 +58,7 @@ def make(run, name, *, delta, settings, choices_bits, parts):
     InputError
         A file is missing or torn, or the records were not computed from this message, these draws and this index.
     """
-    run = Path(run)
+    run, settings = Path(run), slice_of(Bounds.model_validate(settings))
     model, codec, corpus, sampling = name.split(".")
     message_path = run / "messages" / f"{model}.{codec}.bin"
     index_path = run / "tokens" / corpus / "train" / "index.json"
@@ -58,6 +68,9 @@ def make(run, name, *, delta, settings, choices_bits, parts):
     index = read_json(index_path)
     sidecars = read_sidecars(record_paths, [message_path, draws_path, index_path])
     epsilon_nats = max(sidecar["epsilon_nats"] for sidecar in sidecars)
+    if not 0 <= epsilon_nats <= LARGEST_EPSILON_NATS:
+        differ = f"scores differ by {epsilon_nats:g} nats between batch shapes"
+        raise InputError(f"{record_paths[0]}: {differ}; expected at most {LARGEST_EPSILON_NATS:g}")
     context = message.config["contexts"][sampling]
     draws = read_positions(draws_path, CorpusIndex(index_path.parent))
     message_bytes = message_path.stat().st_size
@@ -83,10 +96,22 @@ def make(run, name, *, delta, settings, choices_bits, parts):
             "message_bits": 8 * message_bytes,
             "measured_as": "8 times the bytes of the coded message, from which the scored model was decoded",
         },
-        "corpus": {"name": corpus, "index": file_entry(run, index_path), "tokens": index["m_tokens"], "documents": index["documents"]},
-        "sampling": {"name": sampling, **context, "seed": sidecars[0]["seed"], "draws": file_entry(run, draws_path)},
+        "corpus": {
+            "name": corpus,
+            "index": file_entry(run, index_path),
+            "tokens": index["m_tokens"],
+            "documents": index["documents"],
+            **tokenizer_facts(run, corpus),
+        },
+        "sampling": {
+            "name": sampling,
+            **context,
+            "effective_context_length": context_rule(message, sampling, str(message_path)).length,
+            "seed": sidecars[0]["seed"],
+            "draws": file_entry(run, draws_path),
+        },
         "records": [file_entry(run, path) for path in record_paths],
-        "scored_on": {"device": sidecars[0]["device"], "dtype": sidecars[0]["dtype"]},
+        "scored_on": {key: ", ".join(sorted({sidecar[key] for sidecar in sidecars})) for key in ("device", "dtype")},
         "metrics": metrics(records_by_draw(record_paths, draws, context.get("window")), 8 * message_bytes, **facts),
         **provenance({"delta": delta, "bounds": settings, "choices_bits": choices_bits}),
     }
@@ -95,6 +120,18 @@ def make(run, name, *, delta, settings, choices_bits, parts):
 def file_entry(run, path):
     """Path relative to the run, and sha256."""
     return {"path": str(path.relative_to(run)), "sha256": sha256_file(path)}
+
+
+def tokenizer_facts(run, corpus):
+    """Where the tokenizer comes from, how many documents are left out of m for it, and what has to be assumed of it."""
+    folder = run / "tokens" / corpus
+    info, roles = read_json(folder / "tokenizer" / "info.json"), read_json(folder / "documents.json")["roles"]
+    trained = info["kind"] == "train"
+    assumed = "nothing" if trained else "the tokenizer was not made from the counted tokens (docs/theory.md, section 2)"
+    return {
+        "tokenizer": {**{key: info[key] for key in ("kind", "sha256", "eot", "eot_id")}, "assumes": assumed},
+        "documents_left_out": {"tokenizer": roles["tokenizer"], "validation": roles["val"]},
+    }
 
 
 def population(tokens, window):
@@ -127,14 +164,15 @@ def metrics(records, message_bits, *, delta, m, n, vocab_size, choices_bits, eps
     log2_q, ranks, entropies = records["log2_q"], records["rank"], records["entropy_bits"]
     if log2_q.shape[0] != n:
         raise InputError(f"{log2_q.shape[0]} draws in the records; expected n = {n}")
-    grids = bounds.Grids(alpha=tuple(settings["alpha"]))
+    grids = grids_of(settings)
     common = {"delta": delta, "extra_bits": choices_bits}
-    bpd = common | {"grids": grids, "numeric_slack_bits": bounds.numeric_slack_bits(epsilon_nats)}
+    certified = common | {"candidates": settings["candidates"]}
+    bpd = certified | {"grids": grids, "numeric_slack_bits": bounds.numeric_slack_bits(epsilon_nats)}
     arguments = (log2_q, vocab_size, message_bits, m)
     found = {
         "bpd": entry(
             -float(log2_q.mean()),
-            bounds.azuma_bpd(*arguments, **bpd),
+            bounds.azuma_bpd(*arguments, grids=grids, **common),
             bounds.azuma_certified_bpd(*arguments, **bpd),
             bounds.azuma_rigorous_bpd(*arguments, **bpd),
             bounds.betting_bpd(*arguments, entropies=entropies, **bpd),
@@ -145,18 +183,26 @@ def metrics(records, message_bits, *, delta, m, n, vocab_size, choices_bits, eps
         found[f"top{k}"] = entry(
             float((ranks >= k).mean()),
             bounds.azuma_topk(*arguments, **common),
-            bounds.azuma_certified_topk(*arguments, **common),
-            bounds.betting_topk(*arguments, grids=grids, **common),
+            bounds.azuma_certified_topk(*arguments, **certified),
+            bounds.betting_topk(*arguments, grids=grids, **certified),
         )
     return found
 
 
+def grids_of(settings):
+    """The grids that a `bounds` section describes."""
+    lists = {name: tuple(settings[name]) for name in ("alpha", "beta1", "beta2", "width", "lambda_exponents")}
+    return bounds.Grids(**lists, **{name: bounds.logit_spaced(**settings[name]) for name in ("a", "b")})
+
+
 def entry(empirical_risk, *found):
     """One metric of a certificate."""
+    values = {bound.method: bound.value for bound in found}
     return {
         "empirical_risk": empirical_risk,
         "random_guess": found[0].random_guess,
-        "bounds": {bound.method: bound.as_dict() for bound in found},
+        "saving_percent": 100 * (1 - values["betting"] / values["azuma"]),
+        "bounds": {bound.method: bound.as_dict() | {"assumes": ASSUMES[bound.method]} for bound in found},
     }
 
 
@@ -167,6 +213,8 @@ def write(path, certificate):
 
 def read(path):
     """Read a certificate; `InputError` names the file if it is not one of this version."""
+    if Path(path).is_dir():
+        raise InputError(f"{path}: a folder; expected a certificate, results/RUN/bounds/NAME.json")
     certificate = read_json(path)
     if not isinstance(certificate, dict) or certificate.get("certificate") != VERSION:
         raise InputError(f"{path}: not a tokenbounds certificate of version {VERSION}")
@@ -204,7 +252,7 @@ def verify(path, rescore=0):
     Check
         One per file and per property. A check that cannot be made because a file is missing or torn does not hold.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     certificate = read(path)
     run = path.parent.parent
     yield from _guarded("files", lambda: _check_files(run, certificate))
@@ -247,7 +295,8 @@ def _check_store(run, certificate):
     store.check_shards()
     expected = population(store.m, certificate["sampling"].get("window"))
     held = certificate["m"] == expected and corpus["tokens"] == store.m and certificate["vocab_size"] == store.vocab_size
-    yield Check("corpus", held, f"all token shards are those of the index; m = {expected}, certificate says {certificate['m']}")
+    detail = f"all token shards are those of the index, EOTs where it says that documents end; m = {expected}"
+    yield Check("corpus", held, detail + f", certificate says {certificate['m']}")
 
 
 def _check_message(run, certificate):
@@ -311,25 +360,39 @@ def _is_number(value):
 
 
 def _check_rescore(run, certificate, count):
-    sampling = certificate["sampling"]
+    sampling, name = certificate["sampling"], certificate["name"]
     message = read_message(run / certificate["hypothesis"]["message"]["path"])
     store = TokenStore((run / certificate["corpus"]["index"]["path"]).parent)
     items = list(draw_items(message, store, run / sampling["draws"]["path"], sampling["name"]))
-    chosen = sorted(
-        generator(sampling["seed"], "verify", certificate["name"]).choice(len(items), size=min(count, len(items)), replace=False)
-    )
+    # Not a seeded sample: whoever made the records must not know which ones are looked at.
+    chosen = sorted(np.random.default_rng().choice(len(items), size=min(count, len(items)), replace=False))
     records = read_records([run / item["path"] for item in certificate["records"]])
     starts = np.cumsum([0, *(item.targets.size for item in items)])
-    scored = score_items(model_of(message), [items[i] for i in chosen], batch_tokens=1, name=certificate["name"])
-    difference = max(
-        float(np.abs(records["log2_q"][starts[i] : starts[i + 1]] - log2_q).max()) for i, (log2_q, _, _) in zip(chosen, scored, strict=True)
+    tolerance_bits, where = bounds.numeric_slack_bits(certificate["epsilon_nats"]), certificate["scored_on"]["device"]
+    try:
+        device = choose_device(where)
+    except InputError:
+        device = choose_device("cpu")
+        tolerance_bits, where = max(tolerance_bits, _OTHER_DEVICE_BITS), f"{where}, checked on cpu"
+    model = model_of(message).to(device)
+    scored = score_items(model, [items[i] for i in chosen], batch_tokens=1, name=name)
+    difference, wrong = 0.0, []
+    for i, (log2_q, _, entropy) in zip(chosen, scored, strict=True):
+        item, recorded = items[i], {key: column[starts[i] : starts[i + 1]] for key, column in records.items()}
+        difference = max(difference, float(np.abs(recorded["log2_q"] - log2_q).max()))
+        least, greatest = rank_interval(model, item, LN2 * max(tolerance_bits, _ENTROPY_TOLERANCE_BITS))
+        same = {
+            "entropy_bits": np.abs(recorded["entropy_bits"] - entropy) <= max(tolerance_bits, _ENTROPY_TOLERANCE_BITS),
+            "rank": (least <= recorded["rank"]) & (recorded["rank"] <= greatest),
+            "context_length": recorded["context_length"] == item.contexts,
+            "document": recorded["document"] == item.document,
+        }
+        wrong += [f"{key} of draw {item.draw}" for key, held in same.items() if not held.all()]
+    others = f"not as recorded: {wrong[0]} ({len(wrong)} differences)" if wrong else "ranks, entropies and contexts as recorded"
+    detail = (
+        f"{len(chosen)} items scored again ({where}) differ by at most {difference:.2g} bits, {tolerance_bits:.2g} are allowed; {others}"
     )
-    slack = bounds.numeric_slack_bits(certificate["epsilon_nats"])
-    yield Check(
-        "rescore",
-        difference <= slack,
-        f"{len(chosen)} items scored again differ by at most {difference:.2g} bits; the slack is {slack:.2g} bits",
-    )
+    yield Check("rescore", difference <= tolerance_bits and not wrong, detail)
 
 
 # ---------------------------------------------------------------- for people
@@ -346,11 +409,13 @@ def describe(certificate):
     ]
     for metric, entry in certificate["metrics"].items():
         for method, bound in entry["bounds"].items():
+            saving = f"  {entry['saving_percent']:.0f}% below the formula" if method == "betting" else ""
             label = "azuma (formula)" if method == "azuma" else method
             terms = [bound[key] for key in ("value", "empirical_risk", "complexity_term", "subsample_term", "slack_term")]
             numbers = "".join(f"{term:{width}.4f}" for term, width in zip(terms, (10, 10, 14, 10, 10), strict=True))
             note = "  vacuous" if bound["value"] >= entry["random_guess"] else ""
-            lines.append(f"  {metric:8}{label:18}{numbers}{entry['random_guess']:10.4f} {unit.get(metric, '')}{note}")
+            lines.append(f"  {metric:8}{label:18}{numbers}{entry['random_guess']:10.4f} {unit.get(metric, '')}{saving}{note}")
+    lines += [f"  {method} assumes {assumed}" for method, assumed in ASSUMES.items() if assumed != "nothing more"]
     return "\n".join(lines)
 
 

@@ -51,9 +51,14 @@ def _verify(options):
     all_held = True
     for path in options.certificate:
         held = True
-        for check in certificate.verify(path, rescore=options.rescore):
-            print(f"{'ok  ' if check.held else 'FAIL'} {check.name}: {check.detail}")
-            held &= check.held
+        try:
+            for check in certificate.verify(path, rescore=options.rescore):
+                print(f"{'ok  ' if check.held else 'FAIL'} {check.name}: {check.detail}")
+                held &= check.held
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            all_held = False
+            continue
         print(f"{path}: {'all checks held' if held else 'NOT verified'}")
         all_held &= held
     return 0 if all_held else 1
@@ -68,6 +73,9 @@ def _bound(options):
     else:
         low, high = bounds.bpd_interval(options.alpha, options.vocab_size)
         interval, unit = high - low, "bits per token"
+    largest = 1.0 if options.alpha is None else high
+    if options.risk > largest:
+        raise InputError(f"--risk {options.risk}: expected at most {largest:g}, the largest {unit} there can be")
     complexity = bounds.complexity_nats(8 * options.message_bytes, options.extra_bits)
     value = bounds.azuma(options.risk, interval, complexity, tokens, options.draws, options.delta)
     deltas = bounds.split_delta_paper(options.delta, tokens, options.draws)
@@ -82,7 +90,12 @@ def _bound(options):
 
 def _show(options):
     for path in options.certificate:
-        print(certificate.describe(certificate.read(path)))
+        try:
+            print(certificate.describe(certificate.read(path)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: not a whole certificate ({type(error).__name__}: {error})") from None
     return 0
 
 

@@ -28,7 +28,14 @@ def _check_name(name):
     return name
 
 
+def _check_commit(revision):
+    if not re.fullmatch("[0-9a-f]{40}", revision):
+        raise ValueError(f"'{revision}' is not a commit (40 hexadecimal digits); a branch or tag can move")
+    return revision
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
+Commit = Annotated[str, AfterValidator(_check_commit)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Alpha = Annotated[float, Field(gt=0, le=1)]
 
@@ -62,8 +69,9 @@ class Source(Section):
         description="Local files, as paths or globs: .txt (a document each), .jsonl, .json, .parquet; .gz and .zst are read through.",
     )
     hub: str | None = Field(None, description="A dataset on the Hugging Face hub, 'owner/name'.")
-    revision: str | None = Field(
-        None, description="Commit of the hub dataset; required with `hub`, so that the data cannot change under the bound."
+    revision: Commit | None = Field(
+        None,
+        description="Commit of the hub dataset, 40 hexadecimal digits; required with `hub`: the data cannot change under the bound.",
     )
     patterns: list[str] | None = Field(
         None, description="Which files of the hub dataset to use (globs); default: every .parquet, .jsonl, .json and .txt file."
@@ -96,7 +104,7 @@ class Tokenizer(Section):
     train: TokenizerTraining | None = Field(None, description="Train a byte-level BPE tokenizer on a seeded part of the corpus.")
     file: str | None = Field(None, description="A local tokenizer.json (Hugging Face tokenizers).")
     hub: str | None = Field(None, description="A tokenizer on the hub, 'owner/name': its tokenizer.json, or its tokenizer.model.")
-    revision: str | None = Field(None, description="Commit of the hub tokenizer; required with `hub`.")
+    revision: Commit | None = Field(None, description="Commit of the hub tokenizer, 40 hexadecimal digits; required with `hub`.")
     gpt2: str | None = Field(None, description="Folder with GPT-2's encoder.json and vocab.bpe.")
     sentencepiece: str | None = Field(None, description="A SentencePiece tokenizer.model.")
 
@@ -120,7 +128,7 @@ class Corpus(Section):
 
     source: Source = Field(description="Where the documents come from.")
     tokenizer: Tokenizer = Field(description="How text becomes token ids.")
-    eot: str = Field("<|endoftext|>", description="The end-of-text token appended to each document.")
+    eot: str = Field("<|endoftext|>", min_length=1, description="The end-of-text token appended to each document.")
     split: Split = Field(Split(), description="The validation split.")
     shards: PositiveInt = Field(1, description="Number of token shards; each is tokenized by its own job.")
     empty_documents: Literal["error", "skip"] = Field("error", description="What to do with a document without text.")
@@ -194,6 +202,10 @@ class Training(Section):
     def _check(self):
         if self.accumulation % self.processes:
             raise ValueError(f"accumulation {self.accumulation} is not a multiple of processes {self.processes}")
+        if self.warmup > self.steps:
+            raise ValueError(f"warmup {self.warmup} is longer than steps {self.steps}: the peak learning rate is never reached")
+        if self.min_learning_rate is not None and self.min_learning_rate > self.learning_rate:
+            raise ValueError(f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}")
         return self
 
 
@@ -208,6 +220,13 @@ class Model(Section):
         "first",
         description="Who sees a leading EOT: a document's first token, or every prediction whose context reaches the document's start.",
     )
+
+    @model_validator(mode="after")
+    def _check(self):
+        length, longest = self.training.sequence_length, self.architecture.context_length
+        if length is not None and length > longest:
+            raise ValueError(f"training.sequence_length {length} is longer than architecture.context_length {longest}")
+        return self
 
 
 class Codec(Section):
@@ -240,6 +259,14 @@ def _check_grid(values):
 Grid = AfterValidator(_check_grid)
 
 
+class Spaced(Section):
+    """Numbers in (0, 1), evenly spaced in log(p / (1 - p))."""
+
+    low: Probability = Field(description="The least.")
+    high: Probability = Field(description="The greatest.")
+    count: PositiveInt = Field(description="How many.")
+
+
 class Bounds(Section):
     """What is bounded, and the grids that are searched. Every grid's log2 size is paid for (docs/theory.md, section 2)."""
 
@@ -247,6 +274,21 @@ class Bounds(Section):
         [1e-4, 1e-3, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5], description="Smoothing probabilities that are tried."
     )
     top_k: Annotated[list[PositiveInt], Grid] = Field([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 100], description="The k of the top-k errors.")
+    a: Spaced = Field(Spaced(low=1e-3, high=0.9995, count=64), description="Bet sizes of the betting bound.")
+    beta1: Annotated[list[float], Field(min_length=1), Grid] = Field(
+        [0.0, 0.25, 0.5, 0.75, 1.0], description="Coefficients of the entropy in the betting bound's centre."
+    )
+    beta2: Annotated[list[float], Field(min_length=1), Grid] = Field([0.0, 0.03, 0.06], description="Coefficients of its square.")
+    width: Annotated[list[Alpha], Field(min_length=1), Grid] = Field(
+        [0.6, 0.8, 1.0], description="Reach of the bets below the largest loss, relative to the loss interval."
+    )
+    lambda_exponents: Annotated[list[float], Field(min_length=1), Grid] = Field(
+        [-4, -3, -2, -1, 0, 1, 2, 3, 4], description="j of the multipliers 2^(j/2) sqrt(8 kappa) / Delta of the rigorous Azuma bound."
+    )
+    b: Spaced = Field(Spaced(low=0.01, high=0.98, count=32), description="Bet sizes for the mean over the draws; the pilot chooses.")
+    candidates: PositiveInt = Field(
+        1, description="Of how many results one may be picked after the draws were seen (rows, redraws); divides the draws' share of delta."
+    )
 
 
 class Row(Section):
@@ -270,7 +312,6 @@ class Table(Section):
 class Figure(Section):
     """A figure drawn from a table's rows: bound and training loss against compressed size."""
 
-    caption: str = Field("", description="Its caption.")
     series: dict[str, list[Row]] = Field(min_length=1, description="Legend label: its rows.")
 
 
@@ -301,7 +342,21 @@ class Config(Section):
                 _known(f"{where}.{key}", getattr(row, key), names)
             if row.sampling is not None:
                 _known(f"{where}.sampling", row.sampling, self.schemes)
+            self._check_scheme(where, row)
+        for name, table in self.tables.items():
+            for k in table.top_k:
+                if k not in self.bounds.top_k:
+                    raise ValueError(f"tables.{name}.top_k: no bound for k = {k}; expected one of bounds.top_k, {self.bounds.top_k}")
         return self
+
+    def _check_scheme(self, where, row):
+        name = row.sampling or self.sampling.mode
+        scheme, longest = self.schemes[name], self.models[row.model].architecture.context_length
+        if scheme.window is not None and scheme.window > longest:
+            limit = f"context_length {longest} of models.{row.model}.architecture"
+            raise ValueError(f"{where}: window {scheme.window} of sampling '{name}' is longer than {limit}")
+        if self.scoring.parts > scheme.n:
+            raise ValueError(f"scoring.parts {self.scoring.parts} is more than the n = {scheme.n} draws of sampling '{name}' ({where})")
 
     @property
     def schemes(self):

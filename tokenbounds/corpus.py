@@ -19,12 +19,13 @@ import pandas as pd
 from tokenbounds.config import Corpus, Sampling
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
-from tokenbounds.sources import SourceFile, count_all
+from tokenbounds.sources import CountedFile, SourceFile, count_all
 from tokenbounds.streams import generator
 
 TRAIN, VALIDATION, TOKENIZER = 0, 1, 2
 SPLITS = {"train": TRAIN, "val": VALIDATION}
 _ENDS = np.dtype("<u8")
+_COUNTED = ("bytes", "documents", "sha256")  # of a CountedFile, in its order
 _BLOCK_BYTES = 1 << 24
 _OPEN_SHARDS = 1024  # each costs an address range, of which a process has some 65,000
 
@@ -101,8 +102,8 @@ def write_manifest(corpus: Corpus, seed, corpus_name, files: list[SourceFile], m
     InputError
         No documents, or none left to count.
     """
-    counts = count_all(files, corpus.source.field, processes)
-    documents = sum(counts)
+    counted = count_all(files, corpus.source.field, processes)
+    documents = sum(entry.documents for entry in counted)
     if not documents:
         raise InputError(f"corpora.{corpus_name}: no documents in {len(files)} files ({files[0].path}, ...); a corpus cannot be empty")
     roles = document_roles(corpus, documents, seed, corpus_name)
@@ -124,9 +125,11 @@ def write_manifest(corpus: Corpus, seed, corpus_name, files: list[SourceFile], m
             "roles": held,
             "roles_sha256": sha256_file(roles_path),
             "shards": [list(pair) for pair in itertools.pairwise(bounds)],
+            # With the sha256, an edit that changes no size and no count changes the manifest too, and so makes stale what is made from it.
             "files": [
-                {"path": file.path, **({"package": file.package} if file.package else {}), "bytes": file.bytes(), "documents": count}
-                for file, count in zip(files, counts, strict=True)
+                {"path": entry.file.path, **({"package": entry.file.package} if entry.file.package else {})}
+                | {key: getattr(entry, key) for key in _COUNTED}
+                for entry in counted
             ],
             "provenance": provenance(config, seed=seed, corpus=corpus_name, **({"packages": packages} if packages else {})),
         },
@@ -139,18 +142,28 @@ def read_manifest(manifest_path, roles_path):
     Returns
     -------
     manifest : dict
-    files : list of (SourceFile, int, int)
-        As `tokenbounds.sources.read_range` takes them.
+    files : list of CountedFile
     roles : ndarray of uint8, shape (documents,)
     """
     manifest = read_json(manifest_path)
+    _need(manifest_path, manifest, ("documents", "roles_sha256", "shards", "files", "provenance"), "manifest of documents")
     if sha256_file(roles_path) != manifest["roles_sha256"]:
         raise InputError(f"{roles_path}: not the roles that {manifest_path} was written with (sha256 differs)")
-    files = [(SourceFile(entry["path"], entry.get("package")), entry["bytes"], entry["documents"]) for entry in manifest["files"]]
+    files = []
+    for entry in manifest["files"]:
+        _need(manifest_path, entry, ("path", *_COUNTED), "manifest of documents")
+        files.append(CountedFile(SourceFile(entry["path"], entry.get("package")), *(entry[key] for key in _COUNTED)))
     return manifest, files, np.fromfile(roles_path, np.uint8)
 
 
 # ---------------------------------------------------------------- index
+
+
+def _need(path, data, keys, what):
+    """Raise an `InputError` unless `data`, read from `path`, is a dict with all `keys`."""
+    for key in keys:
+        if not isinstance(data, dict) or key not in data:
+            raise InputError(f"{path}: not a {what} (key '{key}' is missing)")
 
 
 def _check_size(path, expected):
@@ -217,6 +230,8 @@ def build_index(sidecars, out_dir):
     read = [(Path(path), read_json(path)) for path in sidecars]
     if not read:
         raise InputError(f"{out_dir}: no shards to index")
+    for path, sidecar in read:
+        _need(path, sidecar, (*shared, "shard", "tokens", "documents", "sha256", "ends_sha256", "provenance"), "shard's sidecar")
     facts = {key: read[0][1][key] for key in shared}
     if facts["shards"] != len(read):
         raise InputError(f"{out_dir}: {len(read)} shards given, expected {facts['shards']}")
@@ -340,10 +355,19 @@ class TokenStore(CorpusIndex):
         return np.memmap(path, self._dtype, "r")
 
     def check_shards(self):
-        """Hash every shard that was not used yet; an `InputError` names the first that is not the indexed one."""
-        for number in sorted(self._unverified):
-            _check_hash(self.folder / f"{self._shards[number]['name']}.bin", self._shards[number]["sha256"])
+        """Read every shard: it is the indexed one, its ids are in the vocabulary, and EOTs stand where the index says that documents end.
+
+        The last is what keeps the tokens of one document out of the contexts of another. An `InputError` names the first shard that fails.
+        """
+        facts = {"dtype": self._dtype, "vocab_size": self.vocab_size, "eot_id": self.eot_id}
+        document = 0
+        for number, shard in enumerate(self._shards):
+            ends = self.ends[document : document + shard["documents"]] - np.uint64(self._cumulative[number])
+            _check_tokens(self.folder / f"{shard['name']}.bin", facts | {"sha256": shard["sha256"]}, ends)
             self._unverified.discard(number)
+            document += shard["documents"]
+        if document != self.documents:
+            raise InputError(f"{self.folder / 'index.json'}: {document} documents in the shards, expected {self.documents}")
 
     def tokens(self, start, stop):
         """Tokens x_start..x_{stop-1}, across shards.
@@ -367,14 +391,6 @@ class TokenStore(CorpusIndex):
             at = int(np.argmax(outside))
             raise InputError(f"{self.folder}: token {start + at} has id {found[at]}, outside the vocabulary of {self.vocab_size}")
         return found
-
-    def context(self, position, limit):
-        """What a prediction of x_position may see: the tokens of its document before it, at most the last `limit`.
-
-        Nothing up to and including the last EOT before `position` is in it (docs/theory.md, section 1); for a document's first token it is
-        empty.
-        """
-        return self.tokens(max(int(self.document_start(position)), position - limit), position)
 
 
 # ---------------------------------------------------------------- draws
@@ -517,6 +533,7 @@ def read_positions(path, index: CorpusIndex | None = None):
     """
     path = Path(path)
     sidecar = read_json(path.with_suffix(".json"))
+    _need(path.with_suffix(".json"), sidecar, ("mode", "draws", "index_m_tokens", "sha256"), "sidecar of drawn positions")
     _check_hash(path, sidecar["sha256"])
     try:
         frame = pd.read_parquet(path)

@@ -1,18 +1,24 @@
 """Files that are whole or absent, their hashes, and the sidecar that says where each came from."""
 
 import contextlib
+import fnmatch
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from tokenbounds.errors import InputError
 
 _PACKAGES = ("tokenbounds", "torch", "numpy", "tokenizers", "sentencepiece", "transformers", "constriction", "safetensors", "pyarrow")
+_STALE_SECONDS = 3600.0
 
 
 @contextlib.contextmanager
@@ -22,8 +28,7 @@ def atomic_path(path):
     A reader therefore sees the whole file or none, also after ``kill -9`` (the temporary name starts with a dot and is never read).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         with open(temporary, "rb+") as handle:
@@ -31,6 +36,45 @@ def atomic_path(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(folder):
+    """As `atomic_path`, for a folder, which is yielded empty: it appears with all its files or not at all, in place of an older one."""
+    folder = Path(folder)
+    temporary = _temporary(folder)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the number of this one
+    try:
+        temporary.mkdir()
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path):
+    """Temporary name of this process beside `path`, after removing what killed processes left there under theirs.
+
+    A process of another machine cannot be asked for, so that only what was not written to for an hour counts as left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for found in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = re.fullmatch(r"(\d+)\.tmp", found.name.removeprefix(f".{path.name}."))
+        with contextlib.suppress(OSError):
+            if number and not _is_running(int(number[1])) and time.time() - found.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(found) if found.is_dir() else found.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def write_text(path, text):
@@ -61,6 +105,16 @@ def sha256_file(path):
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+
+
+def matching_files(pattern):
+    """Files (not folders) that a glob matches, sorted; ``**`` matches any number of folders."""
+    return sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+
+
+def is_excluded(name, patterns):
+    """Whether a whole path matches one of the globs; ``*`` also matches ``/``."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def canonical_json(value):

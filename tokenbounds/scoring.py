@@ -20,6 +20,7 @@ LN2 = math.log(2)
 # Most logits held at once. On a CPU 4 MiB stay in the cache, which is three times as fast as 128 MiB; a GPU wants few large steps.
 _HEAD_ELEMENTS_CPU = 2**20
 _HEAD_ELEMENTS_GPU = 2**26
+_RESCORE_TOKENS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,8 +247,19 @@ def _score_hidden(model, hidden, targets):
     return [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
 
 
+@torch.inference_mode()
+def rank_interval(model, item, tolerance_nats):
+    """Least and greatest rank of each target of an item when logits may be off by `tolerance_nats` > 0: arrays of shape (Q,)."""
+    device = next(model.parameters()).device
+    hidden = model.hidden(torch.from_numpy(item.ids[None]).to(device))[0, item.first : item.first + item.targets.size]
+    logits = model.head(hidden).double()
+    chosen = logits.gather(-1, torch.from_numpy(item.targets).to(device)[:, None])
+    least, greatest = ((logits >= chosen + shift).sum(dim=-1) for shift in (tolerance_nats, -tolerance_nats))
+    return least.cpu().numpy(), (greatest - 1).cpu().numpy()  # the target itself is among the latter
+
+
 def rescoring_difference(model, items, scored, *, seed, stream, sample=64, name="model"):
-    """Largest difference in log2 q between a scoring run and a sample scored again one item at a time (another batch shape).
+    """Largest difference in log2 q between a scoring run and a sample scored again in other batch shapes: one by one, and together.
 
     Parameters
     ----------
@@ -266,5 +278,6 @@ def rescoring_difference(model, items, scored, *, seed, stream, sample=64, name=
         In nats: the ε of docs/theory.md, section 2.
     """
     chosen = generator(seed, "rescore", stream).choice(len(items), size=min(sample, len(items)), replace=False)
-    again = score_items(model, [items[i] for i in chosen], batch_tokens=1, name=name)
-    return max(float(np.abs(scored[i][0] - new[0]).max()) for i, new in zip(chosen, again, strict=True)) * LN2
+    picked = [items[i] for i in chosen]
+    shapes = [score_items(model, picked, batch_tokens=batch_tokens, name=name) for batch_tokens in (1, _RESCORE_TOKENS)]
+    return max(float(np.abs(scored[i][0] - new[0]).max()) for again in shapes for i, new in zip(chosen, again, strict=True)) * LN2

@@ -12,9 +12,7 @@ JSON, undecodable bytes are an error, because the format forbids them.
 import concurrent.futures
 import contextlib
 import dataclasses
-import fnmatch
 import functools
-import glob
 import gzip
 import importlib.metadata
 import io
@@ -25,6 +23,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,11 +31,13 @@ from tqdm import tqdm
 
 from tokenbounds.config import Source
 from tokenbounds.errors import InputError
+from tokenbounds.files import is_excluded, matching_files, sha256_file
 
 _TEXT = (".txt", ".py")
 _PACKED = (".gz", ".zst")
 HUB_PATTERNS = [f"*{suffix}{packed}" for suffix in (".jsonl", ".json", ".txt") for packed in ("", *_PACKED)] + ["*.parquet"]
 _PARQUET_ROWS = 256
+_POOL_BYTES = 1 << 24  # less is counted before worker processes have started
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +51,13 @@ class SourceFile:
         that the manifest is the same on every machine.
     package : str or None
         The installed package it belongs to.
+    sha256 : str or None
+        Of its bytes, where a download has already checked them.
     """
 
     path: str
     package: str | None = None
+    sha256: str | None = dataclasses.field(default=None, compare=False)
 
     @property
     def location(self) -> Path:
@@ -79,6 +83,15 @@ class SourceFile:
             return self.location.stat().st_size
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
+
+
+class CountedFile(NamedTuple):
+    """A file as it was when its documents were counted: size in bytes, number of documents, and hexadecimal sha256."""
+
+    file: SourceFile
+    bytes: int
+    documents: int
+    sha256: str
 
 
 @functools.cache
@@ -111,13 +124,10 @@ def list_files(source: Source, hub_files=None) -> list[SourceFile]:
     else:
         if hub_files is None:
             raise ValueError("a hub source needs hub_files, the list that tokenbounds.hub.download returned")
-        files = [SourceFile(entry["path"]) for entry in sorted(hub_files, key=lambda entry: entry["name"])]
+        files = [SourceFile(entry["path"], sha256=entry["sha256"]) for entry in sorted(hub_files, key=lambda entry: entry["name"])]
     names = {entry["path"]: entry["name"] for entry in hub_files} if source.hub else {}
 
-    def excluded(file):
-        return any(fnmatch.fnmatchcase(names.get(file.path, file.path), pattern) for pattern in source.exclude)
-
-    kept = [file for file in dict.fromkeys(files) if not excluded(file)]
+    kept = [file for file in dict.fromkeys(files) if not is_excluded(names.get(file.path, file.path), source.exclude)]
     if not kept:
         raise InputError(f"source: no file is left of {len(files)} after exclude {source.exclude}")
     for file in kept:
@@ -142,7 +152,7 @@ def _package_files(package):
 
 
 def _matches(pattern):
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+    found = matching_files(pattern)
     if not found:
         raise InputError(f"source.files: '{pattern}' matches no file (in {Path.cwd()})")
     return found
@@ -290,18 +300,25 @@ def count_documents(file: SourceFile, field="text") -> int:
     return len(_json_records(file, packed))
 
 
-def count_all(files: list[SourceFile], field="text", processes=1) -> list[int]:
-    """`count_documents` of every file, in order, counted by `processes` processes."""
-    slow = [file for file in files if file.format[0] not in _TEXT]
-    count = functools.partial(count_documents, field=field)
+def _count(file, field):
+    return CountedFile(file, file.bytes(), count_documents(file, field), file.sha256 or _sha256(file))
+
+
+def _sha256(file):
+    with _named_errors(file):
+        return sha256_file(file.location)
+
+
+def count_all(files: list[SourceFile], field="text", processes=1) -> list[CountedFile]:
+    """`count_documents` and the sha256 of every file, in order, by `processes` processes."""
+    count = functools.partial(_count, field=field)
     with contextlib.ExitStack() as stack:
-        if processes > 1 and len(slow) > 1:
-            pool = worker_pool(min(processes, len(slow)))
-            counts = stack.enter_context(pool).map(count, slow, chunksize=max(1, min(64, len(slow) // (4 * processes))))
+        if processes > 1 and len(files) > 1 and sum(file.bytes() for file in files) >= _POOL_BYTES:
+            pool = stack.enter_context(worker_pool(min(processes, len(files))))
+            counted = pool.map(count, files, chunksize=max(1, min(64, len(files) // (4 * processes))))
         else:
-            counts = map(count, slow)
-        counted = dict(zip(slow, tqdm(counts, "counting", len(slow), unit="file", disable=None), strict=True))
-    return [counted.get(file, 1) for file in files]
+            counted = map(count, files)
+        return list(tqdm(counted, "counting", len(files), unit="file", disable=None))
 
 
 def read_documents(file: SourceFile, field="text", start=0, stop=None) -> Iterator[tuple[str, str]]:
@@ -345,8 +362,7 @@ def read_range(files, field, start, stop) -> Iterator[tuple[int, str, str]]:
 
     Parameters
     ----------
-    files : list of (SourceFile, int, int)
-        File, its size in bytes and its number of documents when it was counted.
+    files : list of CountedFile
     field : str
         Field or column with the text.
     start, stop : int
@@ -363,15 +379,19 @@ def read_range(files, field, start, stop) -> Iterator[tuple[int, str, str]]:
         Also when a file is no longer as it was counted.
     """
     first = 0
-    for file, size, documents in files:
+    for file, size, documents, sha256 in files:
         begin, end = max(start, first), min(stop, first + documents)
         if begin < end:
+            again = "count them again (remove documents.json)"
             if file.bytes() != size:
-                raise InputError(f"{file.path}: {file.bytes()} bytes, but {size} when its documents were counted; count them again")
+                raise InputError(f"{file.path}: {file.bytes()} bytes, but {size} when its documents were counted; {again}")
+            if (found := _sha256(file)) != sha256:
+                since = "changed since its documents were counted"
+                raise InputError(f"{file.path}: {since} (sha256 {found[:12]}..., expected {sha256[:12]}...); {again}")
             number = begin
             for where, text in read_documents(file, field, begin - first, end - first):
                 yield number, where, text
                 number += 1
             if number != end:
-                raise InputError(f"{file.path}: {number - first} documents, but {documents} when they were counted; count them again")
+                raise InputError(f"{file.path}: {number - first} documents, but {documents} when they were counted; {again}")
         first += documents

@@ -5,6 +5,10 @@ import pandas as pd
 from tokenbounds.files import atomic_path, write_text
 
 TERMS = {"risk": "empirical_risk", "complexity": "complexity_term", "draws": "subsample_term", "slack": "slack_term"}
+NOTES = (
+    "azuma (the paper's formula) reproduces the paper and certifies nothing; azuma, certified holds for m fixed beforehand; betting for "
+    "any m. Each bound holds by itself with the probability that its certificate states."
+)
 TERMS_CAPTION = "What the BPD bounds are the sum of, in bits. (cap): the largest possible loss, which is less than the sum."
 SHOWN = {"risk": "risk", "azuma": "azuma (the paper's formula)", "azuma_certified": "azuma, certified", "betting": "betting"}
 
@@ -45,7 +49,7 @@ def frame(certificates, labels, top_k):
             for method, bound in entry["bounds"].items():
                 line[f"{metric}_{method}"] = bound["value"]
                 line |= {f"{metric}_{method}_{term}": bound[key] for term, key in TERMS.items()}
-            line[f"{metric}_saving_percent"] = saving_percent(entry["bounds"])
+            line[f"{metric}_saving_percent"] = entry["saving_percent"]
         lines.append(line)
     guesses = {(certificate["vocab_size"], certificate["corpus"]["name"]) for certificate in certificates}
     for vocab_size, corpus in sorted(guesses):
@@ -56,11 +60,6 @@ def frame(certificates, labels, top_k):
             line |= {f"{metric}_{column}": entry["random_guess"] for column in ("risk", *entry["bounds"])}
         lines.append(line)
     return pd.DataFrame(lines).astype(dict.fromkeys(("message_bytes", "m_tokens", "n"), "Int64"))  # whole, also beside the guess
-
-
-def saving_percent(bounds):
-    """How far the betting bound lies below the paper's formula, in percent of the latter."""
-    return 100 * (1 - bounds["betting"]["value"] / bounds["azuma"]["value"])
 
 
 def shown(data, top_k):
@@ -77,7 +76,7 @@ def shown(data, top_k):
                     "C(h) [kB]": f"{line['message_bytes'] / 1000:,.1f}" if first and not guess else "",
                     "": "" if guess else title,
                     **{name: form.format(scale * line[f"{metric}_{method}"]) for name, (metric, scale, form) in columns.items()},
-                    "saving": f"{line['bpd_saving_percent']:.0f}%" if method == "betting" else "",
+                    "BPD saving": f"{line['bpd_saving_percent']:.0f}%" if method == "betting" else "",
                 }
             )
     return pd.DataFrame(rows)
@@ -110,7 +109,7 @@ def write_table(certificates, labels, top_k, caption, *, csv, md, tex):
     with atomic_path(csv) as temporary:
         data.to_csv(temporary, index=False)
     view = shown(data, top_k)
-    write_text(md, markdown(view, caption) + "\n" + markdown(shown_terms(data), TERMS_CAPTION))
+    write_text(md, markdown(view, caption) + "\n" + markdown(shown_terms(data), TERMS_CAPTION) + f"\n{NOTES}\n")
     write_text(tex, latex(view, caption))
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tokenbounds.config import Corpus
 from tokenbounds.corpus import SPLITS, TOKENIZER, read_manifest, token_dtype
 from tokenbounds.errors import InputError
-from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
+from tokenbounds.files import atomic_folder, atomic_path, provenance, read_json, sha256_file, write_json
 from tokenbounds.sources import read_range, worker_pool
 
 # Of the published GPT-2 tokenizer: what a wrong or half-read vocabulary would not give.
@@ -203,21 +203,6 @@ def training_documents(corpus: Corpus, manifest_path, roles_path):
             yield text
 
 
-@contextlib.contextmanager
-def _atomic_folder(folder):
-    """As `tokenbounds.files.atomic_path`, for a folder: it appears with all its files or not at all."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None):
     """Write a corpus's tokenizer: ``tokenizer.json`` or ``tokenizer.model``, and ``info.json``.
 
@@ -239,7 +224,7 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None)
     """
     config = corpus.tokenizer
     kind = next(name for name in ("train", "file", "hub", "gpt2", "sentencepiece") if getattr(config, name) is not None)
-    with _atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         if kind == "train":
             if documents is None:
                 raise ValueError("tokenizer.train needs documents to train on")

@@ -76,8 +76,6 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
     """
     model = checked(Model, model, f"model '{name}'")
     options, length = model.training, model.training.sequence_length or model.architecture.context_length
-    if length > model.architecture.context_length:
-        raise InputError(f"model '{name}': sequence_length {length} is longer than its context_length {model.architecture.context_length}")
     if train_tokens.m <= length:
         raise InputError(f"model '{name}': the training split has {train_tokens.m} tokens, expected more than sequence_length = {length}")
     validates = val_tokens.m > length
@@ -89,7 +87,8 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
     hypothesis |= {"start_token": model.start_token, "eot_id": train_tokens.eot_id}
     net = build_model(hypothesis, f"model '{name}'").initialize(stream_seed(seed, "init", name)).to(device).train()
     optimizer = _optimizer(net, options)
-    checkpoints = Checkpoints(checkpoint_dir, config_hash([model.model_dump(), name, seed, hypothesis, train_tokens.m, val_tokens.m]))
+    config = model.model_dump(exclude={"training": {"checkpoint_minutes"}})  # which decides nothing about the weights
+    checkpoints = Checkpoints(checkpoint_dir, config_hash([config, name, seed, hypothesis, train_tokens.m, val_tokens.m]))
     state = checkpoints.load(net, optimizer) or {"step": 0, "dtype": None, "loss_sum": 0.0, "loss_steps": 0, "seconds": 0.0, "curve": []}
     if group.sum([state["step"]])[0] != group.size * state["step"]:
         raise InputError(f"{checkpoint_dir}: the training processes found different checkpoints, expected the same")
@@ -157,7 +156,7 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
         facts = {"name": name, "seed": seed, "dtype": state["dtype"], "parameters": numbers, "m_tokens": train_tokens.m}
         facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         facts["final"] = {key: value for key, value in last.items() if key != "seconds"}
-        source = provenance(model.model_dump(), inputs, **facts)
+        source = provenance(config, inputs, **facts)
         del hypothesis["architecture"]["dropout"]  # no part of a prediction, so none of the hypothesis
         save_model(out_dir, net, hypothesis, source)
         write_curve(out_dir, state["curve"])

@@ -2,6 +2,9 @@
 
 A run that was killed leaves a lock behind; it is removed when no Snakemake process works in this checkout any more. Incomplete files are
 made again (the profiles say rerun-incomplete). At the end the tables are printed, or the errors repeated, one line each.
+
+Only processes of this machine are seen, and a lock does not say on which machine it was made: on a file system that several machines share,
+start every run of a checkout on the same one.
 """
 
 import argparse

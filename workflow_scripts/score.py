@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from common import job
 
-from tokenbounds.config import Scoring
+from tokenbounds.config import parse_config
 from tokenbounds.records import score_part
 
 
@@ -39,5 +39,5 @@ if __name__ == "__main__":
             part=int(w.part),
             **snakemake.params,
             # How a job is executed changes rounding only, so it is not among the parameters that make records stale.
-            scoring=Scoring.model_validate(snakemake.config.get("scoring", {})),
+            scoring=parse_config(snakemake.config).scoring,
         )

@@ -8,7 +8,7 @@ import psutil
 
 
 def checkpoints(checkout):
-    return sorted(checkout.results.glob("checkpoints/medium-*/step-*.json"))
+    return sorted(checkout.results.glob("checkpoints/medium/*/step-*.json"))
 
 
 def scripts(checkout):
@@ -32,17 +32,36 @@ def test_killed_in_the_middle_of_training(copy, finished):
     assert 0 < steps < 300
     assert list((copy.folder / ".snakemake/locks").iterdir())
 
+    # How checkpoints are written and how tokens are scored are nobody's result; a null leaves the default.
+    copy.change("models.medium.training.checkpoint_minutes", 0.002)
+    copy.change("scoring.device", None)
     output = copy.launch()
     assert "a run was cut off here: removing its lock and continuing" in output
     log = (copy.results / "logs/train/medium.log").read_text()
     assert f"continuing after step {steps}" in log and f"steps {steps + 1} to 300" in log
     compared = [path.relative_to(finished.results) for path in finished.results.glob("bounds/*.json")]
     compared += ["tables/table2.csv", "tables/table2.md", "figures/figure1.csv", "figures/figure1.png", "figures/figure1.pdf"]
-    compared += ["models/medium/model.safetensors", "messages/medium.levels11.bin", "risk/medium.levels11.text.token/00001.parquet"]
+    compared += ["models/medium/model.safetensors", "models/medium/config.json", "messages/medium.levels11.bin", "risk/medium.levels11.text.token/00001.parquet"]
     for name in compared:
         assert (copy.results / name).read_bytes() == (finished.results / name).read_bytes(), name
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert not checkpoints(copy) and not list(copy.results.rglob("*.tmp"))
+    assert not (copy.results / "checkpoints").exists() and not list(copy.results.rglob("*.tmp"))
+
+
+def test_killed_and_edited_starts_anew(copy):
+    """A checkpoint of other code is not continued, and not kept."""
+    copy.remove("models/medium")
+    with copy.launched() as process:
+        copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        copy.wait_for(lambda: not copy.processes(), "the end of all processes")
+    module = copy.folder / "tokenbounds/models/gpt.py"
+    module.write_text(module.read_text() + "# edited\n")
+    copy.launch("--until", "train")
+    log = (copy.results / "logs/train/medium.log").read_text()
+    assert "continuing after step" not in log and "steps 1 to 300" in log
+    assert not (copy.results / "checkpoints").exists()
 
 
 def test_script_dies_with_snakemake_and_the_lock_is_refused_only_while_it_lives(copy):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 
 import pytest
@@ -53,7 +54,7 @@ CONFIG = {
     ),
     "caption of a table": ([("tables.table2.caption", "Other")], TABLE),
     "top_k of a table": ([("tables.table2.top_k", [1, 100])], TABLE),
-    "caption of a figure, which is not drawn": ([("figures.figure1.caption", "Other")], set()),
+    "how often a checkpoint is written": ([("models.small.training.checkpoint_minutes", 3)], set()),
     "a label": ([("figures.figure1.series.GPT.0.label", "Other")], FIGURE),
     "how scoring is executed": ([("scoring.batch_tokens", 64), ("scoring.threads", 2), ("scoring.device", "auto")], set()),
     "parts": ([("scoring.parts", 3)], scored(*ROWS, parts=3) | PAPER),
@@ -75,9 +76,14 @@ MODULES = {
     "hypothesis": FROM_MESSAGES,
     "message": FROM_MESSAGES,
     "training": TRAINED,
+    "checkpoints": TRAINED,
+    "devices": TRAINED,
+    "models/__init__": TRAINED,
     "models/gpt": TRAINED,
     "tokenize": FROM_TOKENIZER | POSITIONS | TRAINED,
+    "sources": EVERYTHING,
     "corpus": EVERYTHING,
+    "streams": EVERYTHING,
 }
 
 
@@ -127,6 +133,29 @@ def test_touched_but_unchanged_module(edited):
     with restored(path):
         path.touch()
         assert edited.planned() == set()
+
+
+def test_document_edited_before_a_run_that_was_cut_off(edited):
+    """A document of another text, of the same length; the run gets no further than the manifest."""
+    path, manifest = edited.folder / "resources/test/007.txt", edited.results / "tokens/text/documents.json"
+    with restored(path), restored(manifest), restored(edited.results / "tokens/text/roles.bin"):
+        text, size = path.read_text(), manifest.stat().st_size
+        path.write_text(text.swapcase())
+        assert path.read_text() != text and edited.planned() == EVERYTHING
+        edited.snakemake("--until", "documents")
+        assert manifest.stat().st_size == size
+        assert edited.planned() == EVERYTHING - {"documents text"}
+
+
+def test_excluded_files_and_folders_are_not_followed(edited):
+    (edited.folder / "resources/test/folder.txt").mkdir()
+    with restored(edited.overlay):
+        edited.change("corpora.text.source", {"files": ["resources/test/**"], "exclude": ["*/007.txt"]})
+        found = re.search(r"^rule documents:\n    input: (.*)$", edited.snakemake("--dry-run"), re.MULTILINE)
+    (edited.folder / "resources/test/folder.txt").rmdir()
+    names = [name for name in found[1].split(", ") if name.startswith("resources/")]
+    assert len(names) == 200 and "resources/test/008.txt" in names  # of 200 and one .jsonl
+    assert not {"resources/test", "resources/test/", "resources/test/folder.txt", "resources/test/007.txt"} & set(names)
 
 
 def test_another_document(edited):

@@ -16,8 +16,18 @@ MINIMAL = {
     "run": "r",
     "corpora": {"text": {"source": {"files": ["a.txt"]}, "tokenizer": {"file": "tokenizer.json"}}},
     "models": {
-        "gpt": {"family": "gpt", "corpus": "text", "architecture": {"layers": 1, "heads": 1, "width": 8}, "training": {"steps": 1}},
-        "gpt-2": {"family": "gpt", "corpus": "text", "architecture": {"layers": 2, "heads": 1, "width": 8}, "training": {"steps": 1}},
+        "gpt": {
+            "family": "gpt",
+            "corpus": "text",
+            "architecture": {"layers": 1, "heads": 1, "width": 8},
+            "training": {"steps": 1, "warmup": 0},
+        },
+        "gpt-2": {
+            "family": "gpt",
+            "corpus": "text",
+            "architecture": {"layers": 2, "heads": 1, "width": 8},
+            "training": {"steps": 1, "warmup": 0},
+        },
     },
     "codecs": {"levels11": {"kind": "levels"}},
     "tables": {"t": {"rows": [{"label": "GPT", "model": "gpt", "codec": "levels11", "corpus": "text"}]}},
@@ -170,6 +180,37 @@ def test_cross_references(key, value, expected):
     assert line_for(key, value) == f"the configuration: {expected}"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("tables.t.top_k", [1, 7, 99], "tables.t.top_k: no bound for k = 99; expected one of bounds.top_k, [1, 2, 3, 4,"),
+        ("bounds.top_k", [1, 100], "tables.t.top_k: no bound for k = 10; expected one of bounds.top_k, [1, 100]"),
+        ("scoring.parts", 10001, "scoring.parts 10001 is more than the n = 10000 draws of sampling 'token' (tables.t.rows[0])"),
+        (
+            "sampling",
+            {"mode": "window", "window": 1025, "context_length": 2048},
+            "tables.t.rows[0]: window 1025 of sampling 'window' is longer than context_length 1024 of models.gpt.architecture",
+        ),
+    ],
+)
+def test_sections_that_do_not_fit_together(key, value, expected):
+    assert line_for(key, value).startswith(f"the configuration: {expected}")
+
+
+def test_only_schemes_that_a_row_uses_must_fit():
+    data = edited("samplings", {"wide": {"mode": "window", "window": 1025, "context_length": 2048, "n": 3}})
+    data["scoring"] = {"parts": 4}
+    assert parse_config(data).scoring.parts == 4
+    data["tables"]["t"]["rows"][0]["sampling"] = "wide"
+    with pytest.raises(InputError, match="window 1025 of sampling 'wide'"):
+        parse_config(data)
+
+
+def test_sequence_longer_than_the_context():
+    line = line_for("models.gpt.training.sequence_length", 1025)
+    assert line == "models.gpt: training.sequence_length 1025 is longer than architecture.context_length 1024"
+
+
 def test_cross_reference_in_a_figure():
     series = {"GPT": [{"label": "a", "model": "gpt", "codec": "levels12", "corpus": "text"}]}
     assert "figures.f.series.GPT[0].codec: 'levels12' is not defined; did you mean 'levels11'?" in line_for(
@@ -183,15 +224,20 @@ def test_cross_reference_in_a_figure():
         ("corpora.text.source", {}, "exactly one of installed, files, hub is needed, found none"),
         ("corpora.text.source", {"files": ["a"], "hub": "a/b"}, "exactly one of installed, files, hub is needed, found files, hub"),
         ("corpora.text.source", {"hub": "a/b"}, "needs `revision`"),
-        ("corpora.text.source", {"files": ["a"], "revision": "x"}, "belong to a hub source"),
+        ("corpora.text.source", {"files": ["a"], "revision": "0" * 40}, "belong to a hub source"),
         ("corpora.text.tokenizer", {"hub": "a/b"}, "a hub tokenizer needs it"),
-        ("corpora.text.tokenizer", {"file": "a", "revision": "x"}, "goes with a hub tokenizer"),
+        ("corpora.text.tokenizer", {"file": "a", "revision": "0" * 40}, "goes with a hub tokenizer"),
         ("sampling", {"mode": "window"}, "window mode needs it"),
         ("sampling", {"window": 8}, "goes with mode: window"),
         ("sampling", {"mode": "window", "window": 9, "context_length": 8}, "window 9 is longer than context_length 8"),
         ("models.gpt.architecture", {"layers": 1, "heads": 3, "width": 8}, "width 8 is not a multiple of heads 3"),
         ("models.gpt.architecture", {"layers": 1, "heads": 8, "width": 8}, "rotary positions need an even width per head"),
         ("models.gpt.training", {"steps": 1, "accumulation": 3, "processes": 2}, "accumulation 3 is not a multiple of processes 2"),
+        ("models.gpt.training", {"steps": 5, "warmup": 6}, "warmup 6 is longer than steps 5"),
+        ("models.gpt.training", {"steps": 500, "min_learning_rate": 0.1}, "min_learning_rate 0.1 is above learning_rate 0.0002"),
+        ("corpora.text.eot", "", "String should have at least 1 character"),
+        ("corpora.text.source.revision", "main", "'main' is not a commit (40 hexadecimal digits); a branch or tag can move"),
+        ("corpora.text.tokenizer.revision", "0" * 39, f"'{'0' * 39}' is not a commit"),
     ],
 )
 def test_sections_that_contradict_themselves(key, value, expected):
@@ -224,11 +270,11 @@ def test_null_removes(tmp_path):
 
 def test_overlay_merges_mappings_and_replaces_lists(tmp_path):
     base, overlay = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
-    base.write_text(yaml.safe_dump(edited("bounds", {"alpha": [0.1, 0.2], "top_k": [1]})))
-    overlay.write_text("bounds: {alpha: [0.5]}\nmodels: {gpt: {training: {warmup: 7}}}\n")
+    base.write_text(yaml.safe_dump(edited("bounds", {"alpha": [0.1, 0.2], "top_k": [1, 10, 100]})))
+    overlay.write_text("bounds: {alpha: [0.5]}\nmodels: {gpt: {training: {eval_every: 7}}}\n")
     found = load_config(base, overlay)
-    assert (found.bounds.alpha, found.bounds.top_k) == ([0.5], [1])
-    assert (found.models["gpt"].training.steps, found.models["gpt"].training.warmup) == (1, 7)
+    assert (found.bounds.alpha, found.bounds.top_k) == ([0.5], [1, 10, 100])
+    assert (found.models["gpt"].training.steps, found.models["gpt"].training.eval_every) == (1, 7)
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -138,8 +138,30 @@ def test_manifest(tmp_path):
     manifest, counted, roles = read_manifest(tmp_path / "documents.json", tmp_path / "roles.bin")
     assert manifest["documents"] == 11 and manifest["shards"] == [[0, 3], [3, 7], [7, 11]]
     assert manifest["roles"] == {"train": 8, "val": 3, "tokenizer": 0} and len(roles) == 11
-    assert counted == [(file, file.bytes(), count) for file, count in zip(files, (5, 0, 6), strict=True)]
+    hashes = [hashlib.sha256(file.location.read_bytes()).hexdigest() for file in files]
+    assert counted == [(file, file.bytes(), *more) for file, *more in zip(files, (5, 0, 6), hashes, strict=True)]
     assert manifest["provenance"]["seed"] == 137
+
+
+def test_an_edit_of_the_same_length_changes_the_manifest(tmp_path):
+    files = [SourceFile(str(tmp_path / "a.txt"))]
+    manifests = []
+    for text in ("one", "two"):
+        (tmp_path / "a.txt").write_text(text)
+        write_manifest(corpus_of(), 137, "text", files, tmp_path / "documents.json", tmp_path / "roles.bin")
+        manifests.append((tmp_path / "documents.json").read_bytes())
+    assert len(manifests[0]) == len(manifests[1]) and manifests[0] != manifests[1]
+
+
+@pytest.mark.parametrize("key", ["roles_sha256", "shards", "files"])
+def test_a_manifest_that_lacks_a_key(tmp_path, key):
+    write_manifest(corpus_of(), 137, "text", [jsonl(tmp_path / "a.jsonl", 5)], tmp_path / "documents.json", tmp_path / "roles.bin")
+    manifest = read_json(tmp_path / "documents.json")
+    del manifest[key]
+    write_json(tmp_path / "documents.json", manifest)
+    with pytest.raises(InputError) as error:
+        read_manifest(tmp_path / "documents.json", tmp_path / "roles.bin")
+    assert str(error.value) == f"{tmp_path}/documents.json: not a manifest of documents (key '{key}' is missing)"
 
 
 def test_empty_corpus(tmp_path):
@@ -177,19 +199,15 @@ def test_store_is_the_joined_sequence(tmp_path_factory, shards, data):
     everywhere = np.arange(store.m)
     assert store.document_of(everywhere).tolist() == owner
     assert store.document_start(everywhere).tolist() == start_of
-    limit = data.draw(st.integers(0, 15))
     for position in everywhere:
-        # After the last EOT before the position, whatever came earlier (docs/theory.md, section 1).
         before = joined[:position]
-        context = before[len(before) - before[::-1].index(EOT_ID) :] if EOT_ID in before else before
-        assert store.context(position, limit).tolist() == context[max(0, len(context) - limit) :]
+        assert store.document_start(position) == (position - before[::-1].index(EOT_ID) if EOT_ID in before else 0)
 
 
-def test_a_documents_first_token_has_no_context(tmp_path):
+def test_tokens_and_document_starts_by_hand(tmp_path):
     store = store_of(tmp_path / "train", [[[5, 6], [7]], [[8, 9, 10]]])
     assert store.tokens(0, store.m).tolist() == [5, 6, 0, 7, 0, 8, 9, 10, 0]
     assert store.tokens(0, 3).dtype == np.uint16
-    assert [store.context(position, 2).tolist() for position in range(9)] == [[], [5], [5, 6], [], [7], [], [8], [8, 9], [9, 10]]
     assert store.document_start(np.array([[0, 4], [5, 8]])).tolist() == [[0, 3], [5, 5]]
 
 
@@ -298,6 +316,17 @@ def test_index_refuses_inconsistent_shards(tmp_path, change, changes, message):
         build_index(paths, folder)
     assert str(error.value).startswith(f"{folder}/{message}") and "\n" not in str(error.value)
     assert not (folder / "index.json").exists()
+
+
+@pytest.mark.parametrize("key", ["split", "shard", "tokens", "ends_sha256", "provenance"])
+def test_index_refuses_a_sidecar_that_lacks_a_key(tmp_path, key):
+    paths = write_split(tmp_path / "train", [[[5, 6]], [[7]]])
+    sidecar = read_json(paths[1])
+    del sidecar[key]
+    write_json(paths[1], sidecar)
+    with pytest.raises(InputError) as error:
+        build_index(paths, tmp_path / "train")
+    assert str(error.value) == f"{paths[1]}: not a shard's sidecar (key '{key}' is missing)"
 
 
 def test_index_refuses_missing_shards(tmp_path):

@@ -4,16 +4,20 @@ import importlib
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import common
 import launch
 import psutil
 import pytest
+import train
 
 from tokenbounds.errors import InputError
+from tokenbounds.files import write_json
 
 SCRIPTS = ["bound", "documents", "download", "figure", "index", "message", "positions", "score", "table", "tokenize_shard", "tokenizer"]
 SCRIPTS += ["train"]
@@ -81,6 +85,54 @@ def test_scripts_are_importable_and_short(name, root):
 def test_every_script_of_a_rule_is_tested(root):
     named = {name for path in (root / "rules").glob("*.smk") for name in re.findall(r"workflow_scripts/(\w+)\.py", path.read_text())}
     assert named - {"common"} == set(SCRIPTS)
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Call the script `train` with something changed; the specification that it would train."""
+    for split in ("train", "val"):
+        write_json(tmp_path / f"tokens/{split}/index.json", {"shards": [{"sha256": split}]})
+    module = tmp_path / "module.py"
+    module.write_text("x = 1\n")
+    found = []
+
+    def run(spec):
+        found.append(spec)
+        write_json(Path(spec["checkpoint_dir"]) / "step-1.json", {})
+
+    monkeypatch.setattr(train, "run", run)
+
+    def call(seed=1, checkpoint_minutes=10.0):
+        arguments = [str(path) for path in (tmp_path / "models/gpt/model.safetensors", *sorted(tmp_path.glob("tokens/*/index.json")))]
+        train.main(*arguments, [str(module)], model={"training": {"steps": 3}}, seed=seed, checkpoint_minutes=checkpoint_minutes)
+        return found[-1]
+
+    return call
+
+
+def test_checkpoints_are_those_of_the_same_tokens_code_and_configuration(trained, tmp_path):
+    spec = trained()
+    assert spec["model"] == {"training": {"steps": 3, "checkpoint_minutes": 10.0}} and spec["name"] == "gpt"
+    folders = [spec["checkpoint_dir"], trained(seed=2)["checkpoint_dir"]]
+    other = trained(checkpoint_minutes=1.0)
+    assert other["checkpoint_dir"] == folders[0] and other["model"]["training"]["checkpoint_minutes"] == 1.0
+    for change in ("tokens/train/index.json", "tokens/val/index.json"):
+        write_json(tmp_path / change, {"shards": [{"sha256": "other"}]})
+        folders.append(trained()["checkpoint_dir"])
+    (tmp_path / "module.py").write_text("x = 2\n")
+    folders.append(trained()["checkpoint_dir"])
+    assert len(set(folders)) == 5
+
+
+def test_no_checkpoint_of_a_finished_model_is_kept(trained, tmp_path):
+    """Nor the folder, but those of another model, whatever its name."""
+    write_json(tmp_path / "checkpoints/gpt/0123456789abcdef/step-1.json", {})
+    write_json(tmp_path / "checkpoints/gpt-2/0123456789abcdef/step-1.json", {})
+    trained()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["gpt-2"]
+    shutil.rmtree(tmp_path / "checkpoints/gpt-2")
+    trained()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Files to documents: which, how many, in what order, and one clear line for what cannot be read."""
 
 import gzip
+import hashlib
 import importlib.metadata
 import json
 import tracemalloc
@@ -12,6 +13,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenbounds import sources
 from tokenbounds.config import Source
 from tokenbounds.errors import InputError
 from tokenbounds.sources import SourceFile, count_all, count_documents, list_files, read_documents, read_range
@@ -89,9 +91,11 @@ def test_globs_are_sorted_relative_and_unique(tmp_path, monkeypatch):
 
 
 def test_hub_files_are_taken_in_order_and_excluded_by_their_name_in_the_dataset():
-    files = [{"name": name, "path": f"/downloads/x/{name}"} for name in ("data/b.parquet", "data/a.parquet", "x/a.parquet")]
+    files = [{"name": name, "path": f"/downloads/x/{name}", "sha256": name} for name in ("data/b.parquet", "data/a.parquet", "x/a.parquet")]
     source = Source(hub="owner/name", revision="0" * 40, exclude=["x/*"])
-    assert [file.path for file in list_files(source, files)] == ["/downloads/x/data/a.parquet", "/downloads/x/data/b.parquet"]
+    found = list_files(source, files)
+    assert [file.path for file in found] == ["/downloads/x/data/a.parquet", "/downloads/x/data/b.parquet"]
+    assert [file.sha256 for file in found] == ["data/a.parquet", "data/b.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -158,15 +162,18 @@ def test_undecodable_bytes_and_lone_surrogates(tmp_path):
         texts(path)
 
 
-def test_ranges_over_files_number_documents_through(tmp_path):
+def test_ranges_over_files_number_documents_through(tmp_path, monkeypatch):
     names = ["a.jsonl", "b.txt", "c.jsonl"]
     write(tmp_path / "a.jsonl", b'{"text": "0"}\n\n{"text": "1"}\n')
     write(tmp_path / "b.txt", b"2")
     write(tmp_path / "c.jsonl", b'{"text": "3"}\n{"text": "4"}')
     files = [SourceFile(str(tmp_path / name)) for name in names]
-    assert count_all(files) == [2, 1, 2]
-    assert count_all(files, processes=2) == [2, 1, 2]
-    counted = [(file, file.bytes(), count) for file, count in zip(files, count_all(files), strict=True)]
+    counted = count_all(files)
+    assert [entry.documents for entry in counted] == [2, 1, 2]
+    assert [entry.bytes for entry in counted] == [29, 1, 27]
+    assert [entry.sha256 for entry in counted] == [hashlib.sha256(file.location.read_bytes()).hexdigest() for file in files]
+    monkeypatch.setattr(sources, "_POOL_BYTES", 0)
+    assert count_all(files, processes=2) == counted
     for start in range(6):
         for stop in range(start, 6):
             found = list(read_range(counted, "text", start, stop))
@@ -174,8 +181,21 @@ def test_ranges_over_files_number_documents_through(tmp_path):
     assert [where for _, where, _ in read_range(counted, "text", 1, 4)] == [f"{files[0].path}:3", files[1].path, f"{files[2].path}:1"]
     with (tmp_path / "a.jsonl").open("ab") as handle:
         handle.write(b'{"text": "x"}\n')
-    with pytest.raises(InputError, match=r"a\.jsonl: 43 bytes, but 29 when its documents were counted; count them again$"):
+    with pytest.raises(
+        InputError, match=r"a\.jsonl: 43 bytes, but 29 when its documents were counted; count them again \(remove documents\.json\)$"
+    ):
         list(read_range(counted, "text", 0, 1))
+    assert len(list(read_range(counted, "text", 2, 5))) == 3  # the other files are as they were
+    write(tmp_path / "c.jsonl", b'{"text": "3"}\n{"text": "5"}')
+    with pytest.raises(
+        InputError, match=r"c\.jsonl: changed since its documents were counted \(sha256 .*\); count them again \(remove docum"
+    ):
+        list(read_range(counted, "text", 3, 4))
+
+
+def test_a_downloaded_file_is_not_hashed_again(tmp_path):
+    path = write(tmp_path / "a.txt", b"x")
+    assert count_all([SourceFile(str(path), sha256="known")])[0].sha256 == "known"
 
 
 def test_reading_is_streamed(tmp_path):

@@ -1,5 +1,6 @@
 """Tokenizers and shards: known encodings, special tokens in text, and shards that do not depend on how they were made."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -309,6 +310,31 @@ def test_a_killed_run_leaves_no_shard_and_no_process(trained_dir, tmp_path, root
     assert children
     wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
     assert not [path.name for split in SPLITS for path in (tmp_path / split).iterdir() if not path.name.startswith(".")]
+
+
+def test_memory_does_not_grow_with_the_corpus(trained_dir, tmp_path, root):
+    """Peak memory of a process that counts and tokenizes 20 MB, above that of one with 2 MB; a batch is 1 MB."""
+    program = (
+        "import sys; from pathlib import Path; from tokenbounds.config import Corpus; from tokenbounds.corpus import write_manifest\n"
+        "from tokenbounds.sources import list_files; from tokenbounds.tokenize import tokenize_shard\n"
+        "here = Path(sys.argv[1]); corpus = Corpus.model_validate_json(sys.argv[3])\n"
+        "paths = here / 'documents.json', here / 'roles.bin'\n"
+        "write_manifest(corpus, 1, 'text', list_files(corpus.source), *paths)\n"
+        "tokenize_shard(corpus, *paths, sys.argv[2], 0, here)\n"
+        # Not ru_maxrss, which a process inherits from the one that started it.
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM:')))\n"
+    )
+    document, peaks = "x = 1\n" * 5000, []
+    for megabytes in (2, 20):
+        folder = tmp_path / str(megabytes)
+        folder.mkdir()
+        path = write_documents(folder / "a.jsonl", itertools.repeat(document, megabytes * 10**6 // len(document)))
+        assert path.stat().st_size > megabytes * 10**6
+        corpus = corpus_of({"file": str(trained_dir / "tokenizer.json")}, path).model_dump_json()
+        command = [sys.executable, "-c", program, str(folder), str(trained_dir), corpus]
+        peaks.append(int(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout) / 1024)
+    print(peaks)
+    assert peaks[1] - peaks[0] < 15, f"{peaks} MiB"
 
 
 def wait_until(condition, seconds=60):

@@ -204,7 +204,7 @@ def test_learning_rate():
     assert [learning_rate(options, step) for step in (1, 5, 10)] == pytest.approx([0.1, 0.5, 1.0])
     assert [learning_rate(options, step) for step in (60, 110)] == pytest.approx([0.6, 0.2])
     assert learning_rate(Training(steps=9, warmup=0, learning_rate=3.0), 9) == pytest.approx(0.3)
-    assert learning_rate(Training(steps=5, warmup=10, learning_rate=1.0), 5) == pytest.approx(0.5)
+    assert learning_rate(Training(steps=10, warmup=10, learning_rate=1.0), 5) == pytest.approx(0.5)
     assert learning_rate(Training(steps=10, warmup=10, learning_rate=1.0), 10) == pytest.approx(1.0)
 
 
@@ -220,7 +220,7 @@ def test_weight_decay_on_matrices_only():
     from tokenbounds.models.gpt import GPT
 
     net = GPT({"layers": 2, "heads": 2, "width": 8, "context_length": 8, "bias": True, "positions": "learned"}, VOCAB)
-    matrices, vectors = training._optimizer(net, Training(steps=1, weight_decay=0.3)).param_groups
+    matrices, vectors = training._optimizer(net, Training(steps=1, warmup=0, weight_decay=0.3)).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
     assert all(p.ndim == 2 for p in matrices["params"]) and all(p.ndim == 1 for p in vectors["params"])
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(net.parameters()))
@@ -264,7 +264,7 @@ def test_too_few_tokens(tmp_path):
 
 
 def test_sequence_longer_than_the_context(tmp_path):
-    with pytest.raises(InputError, match="sequence_length 17 is longer than its context_length 16"):
+    with pytest.raises(InputError, match=r"model 'small': .*sequence_length 17 is longer than architecture\.context_length 16"):
         train_in(tmp_path, model(sequence_length=17))
 
 
@@ -340,6 +340,16 @@ def test_checkpoint_of_another_training(tmp_path):
     described = crashed(tmp_path, reads=5 * 4)
     with pytest.raises(InputError, match=r"step-000000005\.json: checkpoint of another training"):
         train_in(tmp_path, described, seed=6)
+
+
+def test_how_often_a_checkpoint_is_written_may_change(tmp_path, caplog):
+    described = crashed(tmp_path / "crashed", reads=5 * 4)
+    train_in(tmp_path / "whole", described)
+    described["training"]["checkpoint_minutes"] = 7.0
+    with caplog.at_level(logging.INFO):
+        train_in(tmp_path / "crashed", described)
+    assert "continuing after step 5" in caplog.text
+    assert results(tmp_path / "crashed") == results(tmp_path / "whole")
 
 
 def test_the_dtype_of_a_continued_training_is_not_measured_again(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from tokenbounds.bounds.azuma_bounds import (
 )
 from tokenbounds.bounds.betting_bounds import betting, betting_bpd, betting_losses
 from tokenbounds.bounds.complexity import complexity_nats, payments_bits, payments_nats, split_delta, split_delta_paper
-from tokenbounds.bounds.grids import Grids
+from tokenbounds.bounds.grids import Grids, logit_spaced
 from tokenbounds.bounds.losses import (
     bpd_interval,
     numeric_slack_bits,
@@ -47,6 +47,7 @@ __all__ = [
     "clopper_pearson_upper",
     "complexity_nats",
     "iid_mean_upper",
+    "logit_spaced",
     "numeric_slack_bits",
     "payments_bits",
     "payments_nats",
