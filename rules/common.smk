@@ -16,8 +16,8 @@ from tokenbounds.files import is_excluded, matching_files
 
 def refuse(line):
     """End before any job, with a line that the launcher repeats at the end (see workflow_scripts/common.py)."""
-    if os.environ.get("TOKENBOUNDS_ERRORS"):
-        with open(os.environ["TOKENBOUNDS_ERRORS"], "a", encoding="utf-8") as handle:
+    if errors := os.environ.get("TOKENBOUNDS_ERRORS"):
+        with open(errors, "a", encoding="utf-8") as handle:
             handle.write(f"error: {line}\n")
     raise WorkflowError(line)
 

@@ -41,7 +41,12 @@ def test_killed_in_the_middle_of_training(copy, finished):
     assert f"continuing after step {steps}" in log and f"steps {steps + 1} to 300" in log
     compared = [path.relative_to(finished.results) for path in finished.results.glob("bounds/*.json")]
     compared += ["tables/table2.csv", "tables/table2.md", "figures/figure1.csv", "figures/figure1.png", "figures/figure1.pdf"]
-    compared += ["models/medium/model.safetensors", "models/medium/config.json", "messages/medium.levels11.bin", "risk/medium.levels11.text.token/00001.parquet"]
+    compared += [
+        "models/medium/model.safetensors",
+        "models/medium/config.json",
+        "messages/medium.levels11.bin",
+        "risk/medium.levels11.text.token/00001.parquet",
+    ]
     for name in compared:
         assert (copy.results / name).read_bytes() == (finished.results / name).read_bytes(), name
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -50,7 +55,7 @@ def test_killed_in_the_middle_of_training(copy, finished):
 
 def test_killed_and_edited_starts_anew(copy):
     """A checkpoint of other code is not continued, and not kept."""
-    copy.remove("models/medium")
+    copy.remove("models/medium", "messages/medium.levels11.bin", "risk/medium.levels11.text.token", "bounds", "tables", "figures")
     with copy.launched() as process:
         copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
         os.killpg(process.pid, signal.SIGKILL)
@@ -58,7 +63,8 @@ def test_killed_and_edited_starts_anew(copy):
         copy.wait_for(lambda: not copy.processes(), "the end of all processes")
     module = copy.folder / "tokenbounds/models/gpt.py"
     module.write_text(module.read_text() + "# edited\n")
-    copy.launch("--until", "train")
+    copy.snakemake("--unlock")
+    copy.snakemake("--until", "train")
     log = (copy.results / "logs/train/medium.log").read_text()
     assert "continuing after step" not in log and "steps 1 to 300" in log
     assert not (copy.results / "checkpoints").exists()

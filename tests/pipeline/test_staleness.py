@@ -28,7 +28,7 @@ POSITIONS = {"positions text.token", "positions text.windows"}
 FROM_TOKENIZER = {"tokenizer text", "tokenize text.00000", "tokenize text.00001"} | {"index text.train", "index text.val"}
 EVERYTHING = {"documents text"} | FROM_TOKENIZER | POSITIONS | TRAINED
 
-OTHER = {"family": "gpt", "corpus": "text", "architecture": {"layers": 1, "heads": 1, "width": 8}, "training": {"steps": 3}}
+OTHER = {"family": "gpt", "corpus": "text", "architecture": {"layers": 1, "heads": 1, "width": 8}, "training": {"steps": 3, "warmup": 0}}
 
 CONFIG = {
     "delta": ([("delta", 0.04)], bounds(*ROWS) | PAPER),

@@ -232,7 +232,8 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "reason"), BAD)
+# Named, because gzip writes the time into the content, and workers of pytest-xdist must agree on the names.
+@pytest.mark.parametrize(("name", "content", "reason"), BAD, ids=[f"{name}-{number}" for number, (name, *_) in enumerate(BAD)])
 def test_bad_files_name_file_and_line(tmp_path, name, content, reason):
     path = write(tmp_path / name, content)
     with pytest.raises(InputError) as error:
