@@ -13,6 +13,7 @@ from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.files import provenance, read_json, sha256_file, write_json
 from tokenbounds.hypothesis import context_rule, model_of, read_message
+from tokenbounds.message import message_bits
 from tokenbounds.records import draw_items, read_records, read_sidecars
 from tokenbounds.scoring import LN2, rank_interval, score_items
 
@@ -68,13 +69,14 @@ def make(run, name, *, delta, settings, choices_bits, parts):
     message = read_message(message_path)
     index = read_json(index_path)
     sidecars = read_sidecars(record_paths, [message_path, draws_path, index_path])
+    for path, sidecar in zip(record_paths, sidecars, strict=True):
+        if not 0 <= sidecar["epsilon_nats"] <= LARGEST_EPSILON_NATS:  # not: a NaN is refused too
+            differ = f"scores differ by {sidecar['epsilon_nats']:g} nats between batch shapes"
+            raise InputError(f"{path}: {differ}; expected at most {LARGEST_EPSILON_NATS:g}")
     epsilon_nats = max(SMALLEST_EPSILON_NATS, *(sidecar["epsilon_nats"] for sidecar in sidecars))
-    if not 0 <= epsilon_nats <= LARGEST_EPSILON_NATS:
-        differ = f"scores differ by {epsilon_nats:g} nats between batch shapes"
-        raise InputError(f"{record_paths[0]}: {differ}; expected at most {LARGEST_EPSILON_NATS:g}")
     context = message.config["contexts"][sampling]
     draws = read_positions(draws_path, CorpusIndex(index_path.parent))
-    message_bytes = message_path.stat().st_size
+    bits = message_bits(message_path)
     facts = {
         "delta": delta,
         "m": population(index["m_tokens"], context.get("window")),
@@ -93,8 +95,8 @@ def make(run, name, *, delta, settings, choices_bits, parts):
             "codec": message.codec,
             "config": message.config["hypothesis"],
             "message": file_entry(run, message_path),
-            "message_bytes": message_bytes,
-            "message_bits": 8 * message_bytes,
+            "message_bytes": bits // 8,
+            "message_bits": bits,
             "measured_as": "8 times the bytes of the coded message, from which the scored model was decoded",
         },
         "corpus": {
@@ -113,7 +115,7 @@ def make(run, name, *, delta, settings, choices_bits, parts):
         },
         "records": [file_entry(run, path) for path in record_paths],
         "scored_on": {key: ", ".join(sorted({sidecar[key] for sidecar in sidecars})) for key in ("device", "dtype")},
-        "metrics": metrics(records_by_draw(record_paths, draws, context.get("window")), 8 * message_bytes, **facts),
+        "metrics": metrics(records_by_draw(record_paths, draws, context.get("window")), bits, **facts),
         **provenance({"delta": delta, "bounds": settings, "choices_bits": choices_bits}),
     }
 
@@ -153,7 +155,7 @@ def records_by_draw(paths, draws, window):
     return {name: records[name].reshape(shape) for name in ("log2_q", "rank", "entropy_bits")}
 
 
-def metrics(records, message_bits, *, delta, m, n, vocab_size, choices_bits, epsilon_nats, settings):
+def metrics(records, bits, *, delta, m, n, vocab_size, choices_bits, epsilon_nats, settings):
     """Every bound of every metric from records: pure arithmetic, milliseconds to seconds.
 
     Returns
@@ -169,7 +171,7 @@ def metrics(records, message_bits, *, delta, m, n, vocab_size, choices_bits, eps
     common = {"delta": delta, "extra_bits": choices_bits}
     certified = common | {"candidates": settings["candidates"]}
     bpd = certified | {"grids": grids, "numeric_slack_bits": bounds.numeric_slack_bits(epsilon_nats)}
-    arguments = (log2_q, vocab_size, message_bits, m)
+    arguments = (log2_q, vocab_size, bits, m)
     found = {
         "bpd": entry(
             -float(log2_q.mean()),
@@ -180,7 +182,7 @@ def metrics(records, message_bits, *, delta, m, n, vocab_size, choices_bits, eps
         )
     }
     for k in settings["top_k"]:
-        arguments = (ranks, k, vocab_size, message_bits, m)
+        arguments = (ranks, k, vocab_size, bits, m)
         found[f"top{k}"] = entry(
             float((ranks >= k).mean()),
             bounds.azuma_topk(*arguments, **common),
@@ -304,7 +306,7 @@ def _check_message(run, certificate):
     hypothesis = certificate["hypothesis"]
     path = run / hypothesis["message"]["path"]
     message = read_message(path)
-    bits = 8 * path.stat().st_size
+    bits = message_bits(path)
     context = {key: certificate["sampling"].get(key) for key in ("mode", "context_length", "window")}
     named = message.config["contexts"].get(certificate["sampling"]["name"], {})
     same = message.config["hypothesis"] == hypothesis["config"] and context == {key: named.get(key) for key in context}

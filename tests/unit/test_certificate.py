@@ -242,10 +242,11 @@ def test_forged_records_are_found_by_rescoring(run, column, sampling):
         assert f"not as recorded: {column} of draw" in found["rescore"]
 
 
-def test_epsilon_that_no_scoring_run_has(run):
-    path = run / "risk/gpt.levels.text.token/00000.json"
-    write_json(path, read_json(path) | {"epsilon_nats": 1.0})
-    with pytest.raises(InputError, match=r"scores differ by 1 nats between batch shapes; expected at most 0\.01"):
+@pytest.mark.parametrize(("epsilon", "shown"), [(1.0, "1"), (-1.0, "-1"), (math.nan, "nan")])
+def test_epsilon_that_no_scoring_run_has(run, epsilon, shown):
+    path = run / "risk/gpt.levels.text.token/00001.json"
+    path.write_text(json.dumps(read_json(path) | {"epsilon_nats": epsilon}))
+    with pytest.raises(InputError, match=rf"00001\.parquet: scores differ by {shown} nats between batch shapes; expected at most 0\.01"):
         certificate.make(run, "gpt.levels.text.token", delta=0.05, settings=SETTINGS, choices_bits=CHOICES, parts=PARTS)
 
 
