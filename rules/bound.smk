@@ -15,7 +15,7 @@ rule bound:
         records=expand("results/{{run}}/risk/{{model}}.{{codec}}.{{corpus}}.{{sampling}}/{part}.parquet", part=PARTS),
         sidecars=expand("results/{{run}}/risk/{{model}}.{{codec}}.{{corpus}}.{{sampling}}/{part}.json", part=PARTS),
         # Not bounds/processes: simulations.
-        package=package("certificate", "records", "hypothesis", "message", "corpus", "bounds/[!p]*"),
+        package=package("certificate", "metrics", "records", "hypothesis", "message", "corpus", "bounds/[!p]*"),
     output:
         certificate="results/{run}/bounds/{model}.{codec}.{corpus}.{sampling}.json",
     log:
@@ -27,7 +27,8 @@ rule bound:
         runtime="30m",
     params:
         delta=CONFIG.delta,
-        bounds=slice_of(CONFIG.bounds),
+        # Where a row takes the best of several results, they share the draws' part of delta.
+        bounds=lambda w: {**slice_of(CONFIG.bounds), "candidates": CONFIG.candidates(f"{w.model}.{w.codec}.{w.corpus}.{w.sampling}")},
         choices_bits=CONFIG.choices_bits(),
     script:
         "../workflow_scripts/bound.py"

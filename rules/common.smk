@@ -9,7 +9,8 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 
-from tokenbounds.config import parse_config, slice_of
+from tokenbounds.config import parse_config
+from tokenbounds.sections import slice_of
 from tokenbounds.errors import InputError
 from tokenbounds.files import is_excluded, matching_files
 
@@ -34,6 +35,14 @@ TARGETS = [f"{RESULTS}/tables/{table}.{suffix}" for table in CONFIG.tables for s
 ]
 
 
+# What makes a model from a seed or from a message.
+MODELS = ("models/__init__", "models/layers", "models/gpt", "models/structured", "models/subspace", "models/causal", "streams")
+
+
+# What decodes a message.
+DECODING = ("hypothesis", "message", "lattice", "models/quip", "smoothing", *MODELS)
+
+
 wildcard_constraints:
     run=CONFIG.run,
     corpus="|".join(CONFIG.corpora),
@@ -45,6 +54,27 @@ wildcard_constraints:
     split="train|val",
     shard=r"\d{5}",
     part=r"\d{5}",
+
+
+def learns(wildcards):
+    """Whether a codec runs the model on training tokens: for tuning, or for the Hessians of a lattice."""
+    codec = CONFIG.codecs[wildcards.codec]
+    return codec.kind == "lattice" or codec.tuning is not None
+
+
+def models_of(*families):
+    """Wildcard constraint: the models of some families."""
+    return "|".join(name for name, model in CONFIG.models.items() if model.family in families) or "(?!)"
+
+
+def codecs_of(*kinds):
+    """Wildcard constraint: the codecs of some kinds."""
+    return "|".join(name for name, codec in CONFIG.codecs.items() if codec.kind in kinds) or "(?!)"
+
+
+def figures_of(*kinds):
+    """Wildcard constraint: the figures of some kinds."""
+    return "|".join(name for name, figure in CONFIG.figures.items() if figure.kind in kinds) or "(?!)"
 
 
 def package(*modules):
@@ -61,8 +91,13 @@ def shards(corpus):
 
 
 def certificates(rows):
-    """Paths of the certificates behind rows."""
-    return [f"{RESULTS}/bounds/{CONFIG.certificate_name(row)}.json" for row in rows]
+    """Paths of the certificates behind rows: of each row all those that it takes the best of."""
+    return [f"{RESULTS}/bounds/{name}.json" for row in rows for name in CONFIG.certificate_names(row)]
+
+
+def training_tokens(wildcards):
+    """The index of the tokens that a model was trained on."""
+    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/train/index.json"
 
 
 def corpus_files(wildcards):
@@ -81,6 +116,15 @@ def tokenizer_files(wildcards):
     if tokenizer.gpt2:
         return [f"{tokenizer.gpt2}/encoder.json", f"{tokenizer.gpt2}/vocab.bpe"]
     return [path for path in (tokenizer.file, tokenizer.sentencepiece) if path]
+
+
+def published_files(wildcards):
+    """The manifest of a published model's download, or the files of its folder, config.json first."""
+    model = CONFIG.models[wildcards.model]
+    if model.hub:
+        return [f"resources/models/{wildcards.model}/download.json"]
+    weights = [path for pattern in ("*.safetensors", "*.safetensors.index.json") for path in matching_files(f"{model.folder}/{pattern}")]
+    return [f"{model.folder}/config.json", *weights]
 
 
 def installed_versions(wildcards):

@@ -1,15 +1,22 @@
-"""Token shards to trained models.
+"""Token shards to trained models, and published models to the same form.
 
 Checkpoints lie in an undeclared folder named by a hash of all that decides the weights (workflow_scripts/train.py): Snakemake removes declared
 outputs of a job that was cut off, and a killed training continues from its last checkpoint.
 """
 
 
+localrules:
+    download_model,
+
+
 rule train:
     input:
-        train=lambda w: f"results/{w.run}/tokens/{CONFIG.models[w.model].corpus}/train/index.json",
+        train=training_tokens,
+        start=lambda w: (
+            f"results/{w.run}/models/{start}/model.safetensors" if (start := getattr(CONFIG.models[w.model], "start_from", None)) else []
+        ),
         val=lambda w: f"results/{w.run}/tokens/{CONFIG.models[w.model].corpus}/val/index.json",
-        package=package("training", "checkpoints", "models/__init__", "models/gpt", "streams", "corpus", "devices"),
+        package=package("training", "checkpoints", "corpus", "devices", *MODELS),
     output:
         weights="results/{run}/models/{model}/model.safetensors",
         config="results/{run}/models/{model}/config.json",
@@ -19,6 +26,8 @@ rule train:
         "results/{run}/logs/train/{model}.log",
     benchmark:
         "results/{run}/benchmarks/train/{model}.tsv"
+    wildcard_constraints:
+        model=models_of("gpt", "transformers"),
     threads: lambda w: CONFIG.models[w.model].training.threads * CONFIG.models[w.model].training.processes
     resources:
         mem_mb=lambda w, attempt: 8000 * attempt,
@@ -30,3 +39,45 @@ rule train:
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/train.py"
+
+
+rule download_model:
+    output:
+        manifest="resources/models/{model}/download.json",
+    log:
+        "resources/logs/download_model/{model}.log",
+    benchmark:
+        "resources/benchmarks/download_model/{model}.tsv"
+    wildcard_constraints:
+        model=models_of("pretrained"),
+    retries: 3
+    params:
+        repository=lambda w: CONFIG.models[w.model].hub,
+        revision=lambda w: CONFIG.models[w.model].revision,
+        patterns=["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"],
+        repository_type="model",
+    script:
+        "../workflow_scripts/download.py"
+
+
+rule pretrained:
+    input:
+        files=published_files,
+        index=training_tokens,
+        package=package("models/__init__", "models/causal"),
+    output:
+        weights="results/{run}/models/{model}/model.safetensors",
+        config="results/{run}/models/{model}/config.json",
+    log:
+        "results/{run}/logs/pretrained/{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/pretrained/{model}.tsv"
+    wildcard_constraints:
+        model=models_of("pretrained"),
+    resources:
+        mem_mb=lambda w, attempt: 16000 * attempt,
+        runtime="2h",
+    params:
+        model=lambda w: slice_of(CONFIG.models[w.model]),
+    script:
+        "../workflow_scripts/pretrained.py"

@@ -6,7 +6,7 @@ rule score:
         message="results/{run}/messages/{model}.{codec}.bin",
         draws="results/{run}/positions/{corpus}.{sampling}.parquet",
         index="results/{run}/tokens/{corpus}/train/index.json",
-        package=package("scoring", "records", "hypothesis", "corpus", "streams", "message", "models/__init__", "models/gpt"),
+        package=package("scoring", "records", "corpus", *DECODING),
     output:
         records="results/{run}/risk/{model}.{codec}.{corpus}.{sampling}/{part}.parquet",
         sidecar="results/{run}/risk/{model}.{codec}.{corpus}.{sampling}/{part}.json",

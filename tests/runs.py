@@ -4,13 +4,13 @@ import numpy as np
 from stores import random_documents, write_store
 
 from tokenbounds import certificate
-from tokenbounds.config import Sampling
 from tokenbounds.corpus import CorpusIndex, write_positions
 from tokenbounds.files import write_json
-from tokenbounds.hypothesis import encode_model, write_message
+from tokenbounds.hypothesis import encode_model, with_head, write_message
 from tokenbounds.models import save_model
 from tokenbounds.models.gpt import GPT
 from tokenbounds.records import score_part
+from tokenbounds.sections import Sampling
 
 VOCAB, EOT, SEED, PARTS = 50, 0, 137, 2
 SCHEMES = {
@@ -27,17 +27,24 @@ def certificate_path(run, sampling):
     return run / "bounds" / f"gpt.levels.text.{sampling}.json"
 
 
-def write_run(run, schemes=SCHEMES):
-    """Corpus, model with random weights, message, draws, records and certificates of all sampling schemes under `run`."""
+def write_run(run, schemes=SCHEMES, *, config=CONFIG, head=None, settings=SETTINGS):
+    """Corpus, model with random weights, message, draws, records and certificates of all sampling schemes under `run`.
+
+    `config` without ``init`` describes the model, `head` (an `AlphaHead`) follows it in the message.
+    """
     write_store(run / "tokens/text/train", random_documents(np.random.default_rng(5), 80), VOCAB, EOT, shards=3)
     tokenizer = {"kind": "train", "sha256": "0" * 64, "eot": "<|endoftext|>", "eot_id": EOT}
     write_json(run / "tokens/text/tokenizer/info.json", tokenizer)
     write_json(run / "tokens/text/documents.json", {"roles": {"train": 80, "val": 4, "tokenizer": 9}})
     index = CorpusIndex(run / "tokens/text/train")
-    save_model(run / "models/gpt", GPT(ARCHITECTURE, VOCAB).initialize(3), CONFIG, {})
+    model, config = GPT.create(config, 3)
+    if "init" not in config:
+        model.initialize(3)
+    save_model(run / "models/gpt", model, config, {})
     contexts = {name: scheme.model_dump(exclude={"n"}, exclude_none=True) for name, scheme in schemes.items()}
     message = run / "messages/gpt.levels.bin"
-    write_message(message, encode_model(run / "models/gpt", {"kind": "levels", "levels": 7}, contexts))
+    data = encode_model(run / "models/gpt", {"kind": "levels", "levels": 7}, contexts)
+    write_message(message, data if head is None else with_head(data, head))
     for name, scheme in schemes.items():
         draws = run / f"positions/text.{name}.parquet"
         write_positions(draws, index, scheme, SEED, "text")
@@ -45,6 +52,6 @@ def write_run(run, schemes=SCHEMES):
             records = run / f"risk/gpt.levels.text.{name}/{part:05d}.parquet"
             facts = {"part": part, "parts": PARTS, "seed": SEED, "batch_tokens": 64, "device": "cpu"}
             score_part(message, draws, index.folder, records, records.with_suffix(".json"), name="gpt.levels", sampling=name, **facts)
-        made = certificate.make(run, f"gpt.levels.text.{name}", delta=0.05, settings=SETTINGS, choices_bits=CHOICES, parts=PARTS)
+        made = certificate.make(run, f"gpt.levels.text.{name}", delta=0.05, settings=settings, choices_bits=CHOICES, parts=PARTS)
         certificate.write(certificate_path(run, name), made)
     return run

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from tokenbounds import bounds
-from tokenbounds.config import Bounds, Sampling, slice_of
 from tokenbounds.corpus import CorpusIndex, TokenStore, draw, read_positions
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.files import provenance, read_json, sha256_file, write_json
 from tokenbounds.hypothesis import context_rule, model_of, read_message
 from tokenbounds.message import message_bits
+from tokenbounds.metrics import ASSUMES, metrics
 from tokenbounds.records import draw_items, read_records, read_sidecars
-from tokenbounds.scoring import LN2, rank_interval, score_items
+from tokenbounds.scoring import LN2, largest_difference, rank_interval, score_items
+from tokenbounds.sections import Bounds, Sampling, slice_of
 
 VERSION = 1
 SMALLEST_EPSILON_NATS = 2e-5  # float32 rounding: the largest difference of a sample is not the largest of all
@@ -23,12 +24,6 @@ LARGEST_EPSILON_NATS = 0.01  # above it the scoring run is not reproducible enou
 _ENTROPY_TOLERANCE_BITS = 1e-4
 _OTHER_DEVICE_BITS = 1e-3  # another device computes a slightly different function
 
-ASSUMES = {
-    "azuma": "nothing is certified: the paper's formula, its smoothing chosen on the draws that estimate the risk",
-    "azuma_certified": "m fixed beforehand",
-    "azuma_rigorous": "m fixed beforehand",
-    "betting": "nothing more",
-}
 TOLERANCE = 1e-12  # relative, of a bound recomputed from its records
 
 
@@ -75,11 +70,12 @@ def make(run, name, *, delta, settings, choices_bits, parts):
             raise InputError(f"{path}: {differ}; expected at most {LARGEST_EPSILON_NATS:g}")
     epsilon_nats = max(SMALLEST_EPSILON_NATS, *(sidecar["epsilon_nats"] for sidecar in sidecars))
     context = message.config["contexts"][sampling]
-    draws = read_positions(draws_path, CorpusIndex(index_path.parent))
+    store = CorpusIndex(index_path.parent)
+    draws = read_positions(draws_path, store)
     bits = message_bits(message_path)
     facts = {
         "delta": delta,
-        "m": population(index["m_tokens"], context.get("window")),
+        "m": population(index["m_tokens"], index["documents"], context),
         "n": len(draws),
         "vocab_size": index["vocab_size"],
         "choices_bits": choices_bits,
@@ -94,6 +90,7 @@ def make(run, name, *, delta, settings, choices_bits, parts):
             "model": model,
             "codec": message.codec,
             "config": message.config["hypothesis"],
+            **({"alpha_head": message.head.config["alpha_head"]} if message.head else {}),
             "message": file_entry(run, message_path),
             "message_bytes": bits // 8,
             "message_bits": bits,
@@ -115,7 +112,7 @@ def make(run, name, *, delta, settings, choices_bits, parts):
         },
         "records": [file_entry(run, path) for path in record_paths],
         "scored_on": {key: ", ".join(sorted({sidecar[key] for sidecar in sidecars})) for key in ("device", "dtype")},
-        "metrics": metrics(records_by_draw(record_paths, draws, context.get("window")), bits, **facts),
+        "metrics": metrics(records_of(record_paths, draws, message, sampling, store), bits, **facts, **smoothing(message, sampling)),
         **provenance({"delta": delta, "bounds": settings, "choices_bits": choices_bits}),
     }
 
@@ -137,76 +134,40 @@ def tokenizer_facts(run, corpus):
     }
 
 
-def population(tokens, window):
-    """m: the tokens that are drawn from. Windows drop one tail of the whole stream (docs/theory.md, section 5)."""
-    return tokens if window is None else tokens // window * window
+def population(tokens, documents, context):
+    """m: the data points that are drawn from. Windows drop one tail of the whole stream (docs/theory.md, section 5)."""
+    if context["mode"] == "document":
+        return documents
+    return tokens // context.get("window", 1) * context.get("window", 1)
 
 
-def records_by_draw(paths, draws, window):
-    """Columns log2_q, rank, entropy_bits as arrays of shape (n,), or (n, S) for windows, checked against the draws."""
-    records = read_records(paths)
-    size = window or 1
-    expected = (draws["position"].to_numpy()[:, None] + np.arange(size)).ravel()
+def smoothing(message, sampling):
+    """What `metrics` needs to know of a hypothesis: the sampling mode, and the declared range of its smoothing head."""
+    head = message.head.config["alpha_head"] if message.head else None
+    return {"mode": message.config["contexts"][sampling]["mode"], "alpha_range": head and (head["low"], head["high"])}
+
+
+def records_of(paths, draws, message, sampling, index):
+    """Columns log2_q, rank, entropy_bits (and alpha) as `metrics` takes them, checked against the draws: every token that is due, once."""
+    context, head = message.config["contexts"][sampling], message.head is not None
+    documents = context["mode"] == "document"
+    records = read_records(paths, head=head, ragged=documents)
+    names = ["log2_q", "rank", "entropy_bits", *(["alpha"] if head else [])]
+    size = context.get("window", 1)
+    if documents:
+        first, ends = draws["position"].to_numpy(), index.ends[draws["document"].to_numpy()].astype(np.int64)
+        counts = np.minimum(ends - first, context_rule(message, sampling, str(paths[0])).length)
+        expected = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+    else:
+        expected = (draws["position"].to_numpy()[:, None] + np.arange(size)).ravel()
     if records["position"].size != expected.size or (records["position"] != expected).any():
         raise InputError(
             f"{paths[0]}: the records' positions are not the drawn ones ({records['position'].size} records for {len(draws)} draws)"
         )
-    shape = (len(draws),) if window is None else (len(draws), window)
-    return {name: records[name].reshape(shape) for name in ("log2_q", "rank", "entropy_bits")}
-
-
-def metrics(records, bits, *, delta, m, n, vocab_size, choices_bits, epsilon_nats, settings):
-    """Every bound of every metric from records: pure arithmetic, milliseconds to seconds.
-
-    Returns
-    -------
-    dict
-        Per metric (``bpd``, ``top1``, ...): ``empirical_risk`` of all draws (unsmoothed for BPD), ``random_guess``, and per method the
-        bound as `tokenbounds.bounds.Bound.as_dict` gives it.
-    """
-    log2_q, ranks, entropies = records["log2_q"], records["rank"], records["entropy_bits"]
-    if log2_q.shape[0] != n:
-        raise InputError(f"{log2_q.shape[0]} draws in the records; expected n = {n}")
-    grids = grids_of(settings)
-    common = {"delta": delta, "extra_bits": choices_bits}
-    certified = common | {"candidates": settings["candidates"]}
-    bpd = certified | {"grids": grids, "numeric_slack_bits": bounds.numeric_slack_bits(epsilon_nats)}
-    arguments = (log2_q, vocab_size, bits, m)
-    found = {
-        "bpd": entry(
-            -float(log2_q.mean()),
-            bounds.azuma_bpd(*arguments, grids=grids, **common),
-            bounds.azuma_certified_bpd(*arguments, **bpd),
-            bounds.azuma_rigorous_bpd(*arguments, **bpd),
-            bounds.betting_bpd(*arguments, entropies=entropies, **bpd),
-        )
-    }
-    for k in settings["top_k"]:
-        arguments = (ranks, k, vocab_size, bits, m)
-        found[f"top{k}"] = entry(
-            float((ranks >= k).mean()),
-            bounds.azuma_topk(*arguments, **common),
-            bounds.azuma_certified_topk(*arguments, **certified),
-            bounds.betting_topk(*arguments, grids=grids, **certified),
-        )
-    return found
-
-
-def grids_of(settings):
-    """The grids that a `bounds` section describes."""
-    lists = {name: tuple(settings[name]) for name in ("alpha", "beta1", "beta2", "width", "lambda_exponents")}
-    return bounds.Grids(**lists, **{name: bounds.logit_spaced(**settings[name]) for name in ("a", "b")})
-
-
-def entry(empirical_risk, *found):
-    """One metric of a certificate."""
-    values = {bound.method: bound.value for bound in found}
-    return {
-        "empirical_risk": empirical_risk,
-        "random_guess": found[0].random_guess,
-        "saving_percent": 100 * (1 - values["betting"] / values["azuma"]),
-        "bounds": {bound.method: bound.as_dict() | {"assumes": ASSUMES[bound.method]} for bound in found},
-    }
+    if documents:
+        return {name: records[name] for name in names} | {"tokens_per_draw": counts}
+    shape = (len(draws),) if context["mode"] == "token" else (len(draws), size)
+    return {name: records[name].reshape(shape) for name in names}
 
 
 def write(path, certificate):
@@ -296,7 +257,7 @@ def _check_store(run, certificate):
     corpus = certificate["corpus"]
     store = TokenStore((run / corpus["index"]["path"]).parent)
     store.check_shards()
-    expected = population(store.m, certificate["sampling"].get("window"))
+    expected = population(store.m, len(store.ends), certificate["sampling"])
     held = certificate["m"] == expected and corpus["tokens"] == store.m and certificate["vocab_size"] == store.vocab_size
     detail = f"all token shards are those of the index, EOTs where it says that documents end; m = {expected}"
     yield Check("corpus", held, detail + f", certificate says {certificate['m']}")
@@ -310,7 +271,8 @@ def _check_message(run, certificate):
     context = {key: certificate["sampling"].get(key) for key in ("mode", "context_length", "window")}
     named = message.config["contexts"].get(certificate["sampling"]["name"], {})
     same = message.config["hypothesis"] == hypothesis["config"] and context == {key: named.get(key) for key in context}
-    held = same and bits == hypothesis["message_bits"]
+    head = message.head.config["alpha_head"] if message.head else None
+    held = same and bits == hypothesis["message_bits"] and hypothesis.get("alpha_head") == head
     family, schemes = message.config["hypothesis"]["family"], len(message.config["contexts"])
     yield Check("message", held, f"decodes to {len(message.tensors)} tensors of a {family} model; C(h) = {bits} bits")
     # The message holds the contexts of all sampling schemes: which of them a certificate is about is a choice, and is paid for.
@@ -369,7 +331,9 @@ def _check_rescore(run, certificate, count):
     items = list(draw_items(message, store, run / sampling["draws"]["path"], sampling["name"]))
     # Not a seeded sample: whoever made the records must not know which ones are looked at.
     chosen = sorted(np.random.default_rng().choice(len(items), size=min(count, len(items)), replace=False))
-    records = read_records([run / item["path"] for item in certificate["records"]])
+    documents = sampling["mode"] == "document"
+    paths = [run / item["path"] for item in certificate["records"]]
+    records = read_records(paths, head=message.head is not None, ragged=documents)
     starts = np.cumsum([0, *(item.targets.size for item in items)])
     tolerance_bits, where = bounds.numeric_slack_bits(certificate["epsilon_nats"]), certificate["scored_on"]["device"]
     try:
@@ -379,18 +343,22 @@ def _check_rescore(run, certificate, count):
         tolerance_bits, where = max(tolerance_bits, _OTHER_DEVICE_BITS), f"{where}, checked on cpu"
     model = model_of(message).to(device)
     scored = score_items(model, [items[i] for i in chosen], batch_tokens=1, name=name)
-    difference, wrong = 0.0, []
-    for i, (log2_q, _, entropy) in zip(chosen, scored, strict=True):
+    differences, wrong = [], []
+    for i, found in zip(chosen, scored, strict=True):
         item, recorded = items[i], {key: column[starts[i] : starts[i + 1]] for key, column in records.items()}
-        difference = max(difference, float(np.abs(recorded["log2_q"] - log2_q).max()))
+        columns = ["log2_q", "rank", "entropy_bits", "alpha"][: len(found)]
+        differences.append(largest_difference([recorded[key] for key in columns], found) / LN2)
         least, greatest = rank_interval(model, item, LN2 * max(tolerance_bits, _ENTROPY_TOLERANCE_BITS))
         same = {
-            "entropy_bits": np.abs(recorded["entropy_bits"] - entropy) <= max(tolerance_bits, _ENTROPY_TOLERANCE_BITS),
+            # also by itself: the bounds with a constant smoothing do not know the head's
+            "log2_q": np.abs(recorded["log2_q"] - found[0]) <= tolerance_bits,
+            "entropy_bits": np.abs(recorded["entropy_bits"] - found[2]) <= max(tolerance_bits, _ENTROPY_TOLERANCE_BITS),
             "rank": (least <= recorded["rank"]) & (recorded["rank"] <= greatest),
             "context_length": recorded["context_length"] == item.contexts,
             "document": recorded["document"] == item.document,
         }
         wrong += [f"{key} of draw {item.draw}" for key, held in same.items() if not held.all()]
+    difference = float(np.max(differences))  # a NaN stays one
     others = f"not as recorded: {wrong[0]} ({len(wrong)} differences)" if wrong else "ranks, entropies and contexts as recorded"
     detail = (
         f"{len(chosen)} items scored again ({where}) differ by at most {difference:.2g} bits, {tolerance_bits:.2g} are allowed; {others}"
@@ -401,12 +369,18 @@ def _check_rescore(run, certificate, count):
 # ---------------------------------------------------------------- for people
 
 
+def units(certificate):
+    """What m counts."""
+    return "documents" if certificate["sampling"]["mode"] == "document" else "tokens"
+
+
 def describe(certificate):
     """A certificate as text: every bound and the terms it is made of."""
     unit = {"bpd": "bits"}
     lines = [
         f"{certificate['name']}",
-        f"  C(h) = {certificate['hypothesis']['message_bytes']:,} bytes, m = {certificate['m']:,} tokens, n = {certificate['n']:,} draws, "
+        f"  C(h) = {certificate['hypothesis']['message_bytes']:,} bytes, m = {certificate['m']:,} {units(certificate)}, "
+        f"n = {certificate['n']:,} draws, "
         f"delta = {certificate['delta']:g}, V = {certificate['vocab_size']:,}",
         f"  {'metric':8}{'method':18}{'bound':>10}{'= risk':>10}{'+ complexity':>14}{'+ draws':>10}{'+ slack':>10}{'guess':>10}",
     ]

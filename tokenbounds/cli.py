@@ -3,8 +3,12 @@
 import argparse
 import sys
 
+import pandas as pd
+
 from tokenbounds import __version__, bounds, certificate
+from tokenbounds.config import load_config
 from tokenbounds.errors import InputError
+from tokenbounds.inventory import COUNTS, models_frame
 
 
 def main(arguments=None):
@@ -35,8 +39,9 @@ def main(arguments=None):
     )
     bound.set_defaults(run=_bound)
 
-    show = commands.add_parser("show", help="print a certificate: every bound and what it is made of")
-    show.add_argument("certificate", nargs="+", help="results/RUN/bounds/NAME.json")
+    show = commands.add_parser("show", help="print a certificate (every bound and what it is made of), or the models of a configuration")
+    show.add_argument("path", nargs="+", help="results/RUN/bounds/NAME.json, or config.yaml and its overlays")
+    show.add_argument("--vocab-size", type=int, help="of the models of a configuration whose tokens are not made yet")
     show.set_defaults(run=_show)
 
     options = parser.parse_args(arguments)
@@ -89,7 +94,17 @@ def _bound(options):
 
 
 def _show(options):
-    for path in options.certificate:
+    configs = [path for path in options.path if path.endswith((".yaml", ".yml"))]
+    if configs:
+        if len(configs) < len(options.path):
+            raise InputError(f"{' '.join(options.path)}: certificates and configurations; expected only one kind")
+        frame = models_frame(load_config(*configs), options.vocab_size)
+        shown = {name: frame[name].map(lambda count: "-" if pd.isna(count) else f"{count:,}") for name in COUNTS}
+        print(frame.assign(**shown).to_string(index=False))
+        if frame["dense"].isna().any():
+            print("-: tokens not made yet, so the vocabulary's size is not known; expected --vocab-size (GPT-2: 50257)", file=sys.stderr)
+        return 0
+    for path in options.path:
         try:
             print(certificate.describe(certificate.read(path)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:

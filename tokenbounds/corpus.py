@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from tokenbounds.config import Corpus, Sampling
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
+from tokenbounds.sections import Corpus, Sampling
 from tokenbounds.sources import CountedFile, SourceFile, count_all
 from tokenbounds.streams import generator
 
@@ -432,6 +432,22 @@ def draw_windows(index: CorpusIndex, n, window_tokens, seed, corpus_name):
     return pd.DataFrame({"draw": np.arange(n), "window": drawn, "position": first, "document": index.document_of(first)})
 
 
+def draw_documents(index: CorpusIndex, n, seed, corpus_name):
+    """Draw n documents uniformly with replacement, by the stream ``("documents", corpus_name)``.
+
+    Returns
+    -------
+    DataFrame
+        ``draw``, ``position`` (of the document's first token) and ``document``, int64, in draw order.
+    """
+    count = len(index.ends)
+    if n > count:
+        raise InputError(f"{index.folder}: n = {n} draws from {count} documents; expected n <= documents")
+    documents = generator(seed, "documents", corpus_name).integers(0, count, size=n, dtype=np.int64)
+    starts = np.where(documents > 0, index.ends[np.maximum(documents - 1, 0)].astype(np.int64), 0)
+    return pd.DataFrame({"draw": np.arange(n), "position": starts, "document": documents})
+
+
 class Segment(NamedTuple):
     """The part of a window in one document: its tokens ``first`` to ``stop`` are scored, given those from ``start`` on."""
 
@@ -477,19 +493,25 @@ def window_segments(window, window_tokens, context_length, ends) -> list[Segment
 
 
 def draw(index: CorpusIndex, sampling: Sampling, seed, corpus_name):
-    """The draw that a sampling scheme asks for: `draw_positions` or `draw_windows`."""
+    """The draw that a sampling scheme asks for: `draw_positions`, `draw_windows` or `draw_documents`."""
     if sampling.mode == "token":
         return draw_positions(index, sampling.n, seed, corpus_name)
+    if sampling.mode == "document":
+        return draw_documents(index, sampling.n, seed, corpus_name)
     return draw_windows(index, sampling.n, sampling.window, seed, corpus_name)
 
 
-_COLUMNS = {"token": ["draw", "position", "document"], "window": ["draw", "window", "position", "document"]}
+_COLUMNS = {
+    "token": ["draw", "position", "document"],
+    "window": ["draw", "window", "position", "document"],
+    "document": ["draw", "position", "document"],
+}
 
 
 def write_positions(path, index: CorpusIndex, sampling: Sampling, seed, corpus_name):
     """Draw and write ``positions/{corpus}.{sampling}.parquet`` and its sidecar ``.json``, atomically.
 
-    The sidecar's ``m_tokens`` is the number of tokens that the draw is uniform over: m, or S floor(m/S) for windows.
+    The sidecar's ``m_tokens`` is the number of tokens that the draw is uniform over: m, or S floor(m/S) for windows (for documents, all).
     """
     frame = draw(index, sampling, seed, corpus_name)
     path = Path(path)

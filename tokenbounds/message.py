@@ -14,7 +14,8 @@ rest of B             what the codec wrote
 4                     CRC32 of everything before
 ====================  ==================================================================================================================
 
-The message is self-delimiting, so messages form a prefix-free code. Nothing in it is evaluated, and every length is checked against
+The message is self-delimiting, so messages form a prefix-free code: a file may hold several, one after the other (`split`).
+Nothing in it is evaluated, and every length is checked against
 the bytes that remain before anything is allocated.
 
 Codec ``levels``: the tensors, flattened in C order, form one run per tensor (``codebook: tensor``) or one run in all (``shared``).
@@ -23,7 +24,7 @@ codewords left and the previous count c, the next count lies in [ceil(r/j), min(
 bits as the width of that interval has (the last count takes none); zero bits fill the last byte. Then one range-coded stream of all runs
 (constriction's queue coder: 32-bit words, 64-bit state, 24-bit probabilities) to the end of the body; a run with K = 1 codes nothing.
 
-Codec ``float16``: the tensors as raw float16, for comparison.
+Codec ``lattice``: see `tokenbounds.lattice.LatticeCodec`. Codec ``float16``: the tensors as raw float16.
 
 `decode` is exact: it returns ``codebook[symbols]``. Encoding its result again need not give the same bytes: the uniform grid of a quantized
 tensor differs from the grid of the original. (``method: kmeans`` keeps a tensor that has at most ``levels`` distinct float16 values.)
@@ -41,6 +42,7 @@ import numpy as np
 
 from tokenbounds.errors import InputError
 from tokenbounds.files import canonical_json
+from tokenbounds.lattice import LatticeCodec, Quantized
 from tokenbounds.quantize import check_levels, check_values, kmeans_levels, uniform_levels
 
 MAGIC = b"TBM"
@@ -64,12 +66,15 @@ class Message:
         In the order in which they were given to `encode`.
     section_bytes : dict of str to int
         Bytes of each part; they add up to the length of the message.
+    head : Message or None
+        The smoothing head's message that follows in the same file, its bytes counted in `section_bytes`.
     """
 
     config: dict
     codec: dict
     tensors: dict
     section_bytes: dict
+    head: "Message | None" = None
 
 
 def encode(tensors, config, *, codec, layout=None):
@@ -77,8 +82,8 @@ def encode(tensors, config, *, codec, layout=None):
 
     Parameters
     ----------
-    tensors : dict of str to ndarray of float32 or float16
-        Any shapes, at least one value each, in the order in which they are to be coded.
+    tensors : dict of str to ndarray of float32 or float16, or to tokenbounds.lattice.Quantized
+        Any shapes, at least one value each, in the order in which they are to be coded; lattice points for codec ``lattice`` only.
     config : dict
         JSON values: family, architecture, seeds, context and start-token rule, ... Tuples become lists.
     codec : dict
@@ -100,13 +105,14 @@ def encode(tensors, config, *, codec, layout=None):
     options = _resolve(codec)
     if not tensors:
         raise InputError("no tensors to encode; expected at least one")
-    flat, shapes = [], []
+    flat, shapes = {}, []
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not name:
             raise InputError(f"tensor name {name!r}; expected a non-empty string")
-        if not isinstance(tensor, np.ndarray) or tensor.dtype.kind != "f" or tensor.itemsize > 4:
+        on_lattice = isinstance(tensor, Quantized)
+        if not on_lattice and (not isinstance(tensor, np.ndarray) or tensor.dtype.kind != "f" or tensor.itemsize > 4):
             raise InputError(f"tensor {name!r} is {getattr(tensor, 'dtype', type(tensor).__name__)}; expected a float32 or float16 array")
-        flat.append(check_values(tensor, f"tensor {name!r}"))
+        flat[name] = tensor if on_lattice else check_values(tensor, f"tensor {name!r}")
         shapes.append([name, list(tensor.shape)])
     if not isinstance(config, dict):
         raise InputError(f"config is a {type(config).__name__}; expected a dict")
@@ -131,7 +137,7 @@ def encode(tensors, config, *, codec, layout=None):
     data.varint(len(body.data))
     data.write(body.data)
     data.write(zlib.crc32(data.data).to_bytes(_CHECKSUM_BYTES, "little"))
-    values = sum(array.size for array in flat)
+    values = sum(math.prod(shape) for _, shape in shapes)
     if values > _most_values(len(data.data)):
         raise InputError(
             f"{values} values in a message of {len(data.data)} bytes; expected at most {_most_values(len(data.data))}: nearly all are equal"
@@ -163,15 +169,7 @@ def decode(data, *, layout=None, expect=None, name="message"):
         shapes other than `layout`.
     """
     data = memoryview(data).cast("B")
-    if data[: len(MAGIC)] != MAGIC[: len(data)]:
-        raise InputError(f"{name}: not a tokenbounds message (starts with {bytes(data[:3])!r}; expected {MAGIC!r})")
-    reader = Reader(data, name)
-    reader.section("frame")
-    version = reader.take(len(MAGIC) + 1)[-1]
-    if version != VERSION:
-        raise reader.error(f"message format version {version}; expected {VERSION}")
-    body_bytes = reader.varint()
-    end = reader.position + body_bytes + _CHECKSUM_BYTES
+    reader, end = _open(data, name)
     if len(data) < end:
         raise reader.error(f"truncated message ({len(data)} bytes; expected {end})")
     if len(data) > end:
@@ -185,11 +183,11 @@ def decode(data, *, layout=None, expect=None, name="message"):
     if expect is not None and (difference := _first_difference(config, json.loads(canonical_json(expect)))):
         raise reader.error(f"coded for another model: {difference}")
     shapes = _checked_layout(reader, stored, _plain_layout(layout, config))
-    sizes = [math.prod(shape) for _, shape in shapes]
-    if sum(sizes) > _most_values(len(data)):
-        raise reader.error(f"states {sum(sizes)} values in {len(data)} bytes; expected at most {_most_values(len(data))}")
+    values = sum(math.prod(shape) for _, shape in shapes)
+    if values > _most_values(len(data)):
+        raise reader.error(f"states {values} values in {len(data)} bytes; expected at most {_most_values(len(data))}")
 
-    flat = CODECS[codec["kind"]].read(reader, sizes, codec)
+    flat = CODECS[codec["kind"]].read(reader, shapes, codec)
     if reader.position != reader.end:
         raise reader.error(f"{reader.end - reader.position} leftover bytes inside the message")
     reader.section("frame")
@@ -197,6 +195,29 @@ def decode(data, *, layout=None, expect=None, name="message"):
     reader.take(_CHECKSUM_BYTES)
     tensors = {key: values.reshape(shape) for (key, shape), values in zip(shapes, flat, strict=True)}
     return Message(config=config, codec=codec, tensors=tensors, section_bytes=reader.sections)
+
+
+def split(data, name="message"):
+    """The messages that a byte string is made of, as views; `InputError` if it is not whole messages."""
+    data, found = memoryview(data).cast("B"), []
+    while not found or len(data):
+        _, end = _open(data, name)
+        found.append(data[:end])
+        data = data[end:]
+    return found
+
+
+def _open(data, name):
+    """A reader after the frame's beginning, and where the message ends."""
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise InputError(f"{name}: not a tokenbounds message (starts with {bytes(data[:3])!r}; expected {MAGIC!r})")
+    reader = Reader(data, name)
+    reader.section("frame")
+    version = reader.take(len(MAGIC) + 1)[-1]
+    if version != VERSION:
+        raise reader.error(f"message format version {version}; expected {VERSION}")
+    body_bytes = reader.varint()
+    return reader, reader.position + body_bytes + _CHECKSUM_BYTES
 
 
 def message_bits(message):
@@ -304,7 +325,10 @@ class LevelsCodec:
             if options[key] not in known:
                 raise InputError(f"{key} is {options[key]!r}; expected one of {', '.join(known)}")
 
-    def write(self, writer, flat, options):
+    def write(self, writer, tensors, options):
+        if on_lattice := [name for name, values in tensors.items() if isinstance(values, Quantized)]:
+            raise InputError(f"tensor {on_lattice[0]!r} is on a lattice; expected an array for codec 'levels'")
+        flat = list(tensors.values())
         runs = flat if options["codebook"] == "tensor" else [np.concatenate(flat)]
         coded = []
         for run in runs:
@@ -328,7 +352,8 @@ class LevelsCodec:
                     encoder.encode(symbols[start : start + _CHUNK].astype(np.int32), model)
         writer.write(encoder.get_compressed().astype("<u4").tobytes())
 
-    def read(self, reader, sizes, options):
+    def read(self, reader, layout, options):
+        sizes = [math.prod(shape) for _, shape in layout]
         run_sizes = sizes if options["codebook"] == "tensor" else [sum(sizes)]
         reader.section("codebooks")
         books = [self._read_codebook(reader, size, options["levels"]) for size in run_sizes]
@@ -386,18 +411,19 @@ class Float16Codec:
     def check(self, options):
         pass
 
-    def write(self, writer, flat, options):
-        for values in flat:
+    def write(self, writer, tensors, options):
+        for values in tensors.values():
             writer.write(values.astype("<f2").tobytes())
 
-    def read(self, reader, sizes, options):
+    def read(self, reader, layout, options):
         reader.section("values")
-        return [np.frombuffer(reader.take(2 * size), "<f2").astype(np.float32) for size in sizes]
+        return [np.frombuffer(reader.take(2 * math.prod(shape)), "<f2").astype(np.float32) for _, shape in layout]
 
 
-# A codec has `defaults` (option -> value), `check(options)`, `write(writer, flat, options)` for a list of flat float32 arrays, and
-# `read(reader, sizes, options)`, which returns that list again, quantized. A new one is a module with such a class, and a line here.
-CODECS = {"levels": LevelsCodec(), "float16": Float16Codec()}
+# A codec has `defaults` (option -> value), `check(options)`, `write(writer, tensors, options)` for flat float32 arrays by name, and
+# `read(reader, layout, options)`, which returns such arrays, quantized, in the order of the layout's [name, shape]. A new one is a module
+# with such a class, and a line here.
+CODECS = {"levels": LevelsCodec(), "float16": Float16Codec(), "lattice": LatticeCodec(LevelsCodec())}
 
 
 def _resolve(codec):

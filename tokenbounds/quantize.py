@@ -92,7 +92,7 @@ def uniform_levels(vector, levels):
     vector = check_values(vector)
     bins, counts, sums = _uniform_bins(vector, levels)
     occupied = np.flatnonzero(counts)
-    codebook, codeword_of = np.unique(_float16(sums[occupied] / counts[occupied]), return_inverse=True)
+    codebook, codeword_of = _distinct_float16(sums[occupied] / counts[occupied], return_inverse=True)
     renumber = np.zeros(levels, _symbol_type(codebook))
     renumber[occupied] = codeword_of
     return renumber[bins], codebook
@@ -137,14 +137,14 @@ def kmeans_levels(vector, levels, *, iterations=100):
         prefix_sums[start + 1 : stop + 1] = prefix_sums[start] + np.cumsum(ordered[start:stop], dtype=np.float64)
 
     if 1 + np.count_nonzero(ordered[1:] != ordered[:-1]) <= levels:
-        codebooks = [np.unique(_float16(ordered))]
+        codebooks = [_distinct_float16(ordered)]
     else:
         _, counts, sums = _uniform_bins(vector, levels)
         means = sums[counts > 0] / counts[counts > 0]
         points = ordered[np.linspace(0, ordered.size - 1, min(ordered.size, _START_POINTS)).astype(np.int64)].astype(np.float64)
         starts = [means, _companding_start(points, levels), _bisection_start(points, levels)]
         centres = [means, *(_lloyd(ordered, prefix_sums, start, iterations) for start in starts)]
-        codebooks = [np.unique(_float16(c)) for c in centres]
+        codebooks = [_distinct_float16(c) for c in centres]
 
     def squared_error(codebook):  # up to the constant sum of squares
         bounds, codewords = _boundaries(ordered, codebook), codebook.astype(np.float64)
@@ -226,6 +226,12 @@ def _boundaries(ordered, centres):
 
 def _float16(values):
     return values.astype(np.float16) + np.float16(0)  # adding zero makes -0.0 the same codeword as 0.0
+
+
+def _distinct_float16(values, return_inverse=False):
+    """Ascending distinct float16 values. Sorted as float32: NumPy 2.4's AVX-512 sort of float16 leaves repeated values out of order."""
+    found = np.unique(_float16(values).astype(np.float32), return_inverse=return_inverse)
+    return (found[0].astype(np.float16), found[1]) if return_inverse else found.astype(np.float16)
 
 
 def _symbol_type(codebook):

@@ -11,7 +11,7 @@ from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
 from tokenbounds.hypothesis import context_rule, model_of, read_message
-from tokenbounds.scoring import rescoring_difference, score_items, token_items, window_items
+from tokenbounds.scoring import document_items, rescoring_difference, score_items, token_items, window_items
 
 SCHEMA = pa.schema(
     {
@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         "entropy_bits": pa.float64(),
     }
 )
+ALPHA = pa.field("alpha", pa.float64())  # of a hypothesis with a smoothing head
 
 
 def score_part(
@@ -112,11 +113,13 @@ def draw_items(message, store, draws_path, sampling, part=0, parts=1, where="mes
     rule = context_rule(message, sampling, where)
     draws = read_positions(draws_path, store)
     first, stop = (len(draws) * number // parts for number in (part, part + 1))
-    window = message.config["contexts"][sampling].get("window")
-    if window is None:
+    context = message.config["contexts"][sampling]
+    if context["mode"] == "token":
         yield from token_items(store, draws["position"][first:stop], rule, first)
+    elif context["mode"] == "document":
+        yield from document_items(store, draws["document"][first:stop], rule, first)
     else:
-        yield from window_items(store, draws["window"][first:stop], window, rule, first)
+        yield from window_items(store, draws["window"][first:stop], context["window"], rule, first)
 
 
 def records_table(items, scored):
@@ -127,11 +130,13 @@ def records_table(items, scored):
         "position": np.concatenate([item.positions for item in items]),
         "document": np.repeat([item.document for item in items], counts),
         "context_length": np.concatenate([item.contexts for item in items]),
-        "log2_q": np.concatenate([log2_q for log2_q, _, _ in scored]),
-        "rank": np.concatenate([rank for _, rank, _ in scored]).astype(np.int32),
-        "entropy_bits": np.concatenate([entropy for _, _, entropy in scored]),
+        "log2_q": np.concatenate([found[0] for found in scored]),
+        "rank": np.concatenate([found[1] for found in scored]).astype(np.int32),
+        "entropy_bits": np.concatenate([found[2] for found in scored]),
     }
-    return pa.table(columns, schema=SCHEMA)
+    if len(scored[0]) == 3:
+        return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns | {"alpha": np.concatenate([found[3] for found in scored])}, schema=SCHEMA.append(ALPHA))
 
 
 def write_records(path, table):
@@ -140,13 +145,17 @@ def write_records(path, table):
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_records(paths):
+def read_records(paths, *, head=False, ragged=False):
     """Read the parts of a record set and check that they are whole and in draw order.
 
     Parameters
     ----------
     paths : list of path
         The parts, in order.
+    head : bool
+        Whether they are of a hypothesis with a smoothing head: they have the column `ALPHA` then, and only then.
+    ragged : bool
+        Whether draws may have different numbers of tokens (documents).
 
     Returns
     -------
@@ -158,27 +167,27 @@ def read_records(paths):
     InputError
         A part is not readable or has other columns, draws are missing or out of order, or a number is not finite.
     """
-    tables = []
+    tables, names = [], [*SCHEMA.names, *([ALPHA.name] if head else [])]
     for path in paths:
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{path}: not a readable parquet file ({' '.join(str(error).split())[:120]})") from None
-        if table.schema.names != SCHEMA.names:
-            raise InputError(f"{path}: columns {', '.join(table.schema.names)}; expected {', '.join(SCHEMA.names)}")
+        if table.schema.names != names:
+            raise InputError(f"{path}: columns {', '.join(table.schema.names)}; expected {', '.join(names)}")
         tables.append(table)
     table = pa.concat_tables(tables)
-    columns = {name: table[name].to_numpy() for name in SCHEMA.names}
+    columns = {name: table[name].to_numpy() for name in names}
     where = ", ".join(map(str, paths[:1])) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     draws = columns["draw"]
     if draws.size == 0:
         raise InputError(f"{where}: no records")
     per_draw = np.bincount(draws, minlength=1) if draws.min() >= 0 else np.zeros(1)
-    if draws[0] != 0 or (np.diff(draws) < 0).any() or (per_draw == 0).any() or (per_draw != per_draw[0]).any():
-        raise InputError(
-            f"{where}: draws are missing or out of order; expected every draw 0, 1, 2, ... with equally many tokens, in that order"
-        )
-    for name in ("log2_q", "entropy_bits"):
+    uneven = not ragged and (per_draw != per_draw[0]).any()
+    if draws[0] != 0 or (np.diff(draws) < 0).any() or (per_draw == 0).any() or uneven:
+        expected = "every draw 0, 1, 2, ... in that order" + ("" if ragged else ", with equally many tokens")
+        raise InputError(f"{where}: draws are missing or out of order; expected {expected}")
+    for name in ("log2_q", "entropy_bits", *names[len(SCHEMA.names) :]):
         if not np.isfinite(columns[name]).all():
             raise InputError(f"{where}: {name} of record {int(np.flatnonzero(~np.isfinite(columns[name]))[0])} is not finite")
     return columns

@@ -6,6 +6,7 @@ to the scored positions only.
 """
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -119,19 +120,47 @@ def window_items(store, windows, window, rule, first_draw=0):
     """
     for draw, number in enumerate(np.asarray(windows, dtype=np.int64).tolist(), first_draw):
         for segment in window_segments(number, window, rule.length, store.ends):
-            begin, first, stop = segment.start, segment.first, segment.stop
-            tokens = store.tokens(begin, stop).astype(np.int64)
-            at_start = begin == int(store.document_start(np.array([begin]))[0])
-            if first == begin and not (at_start and rule.start_token == "always"):
-                # No context at all: the start token alone, in a pass of its own so that later tokens do not see it.
-                yield _segment_item(np.array([rule.start_id]), 0, tokens[:1], first, begin, segment.document, draw)
-                first += 1
-            if first == stop:
-                continue
-            ids, offset = tokens[:-1], first - begin - 1
-            if at_start and rule.start_token == "always":
-                ids, offset = np.concatenate([[rule.start_id], ids]), offset + 1
-            yield _segment_item(ids, offset, tokens[first - begin :], first, begin, segment.document, draw)
+            yield from _passes(store, segment.document, segment.start, segment.first, segment.stop, rule, draw)
+
+
+def _passes(store, document, begin, first, stop, rule, draw):
+    """Items that score the tokens `first` to `stop` of a document given those from `begin` on."""
+    tokens = store.tokens(begin, stop).astype(np.int64)
+    at_start = begin == int(store.document_start(np.array([begin]))[0])
+    if first == begin and not (at_start and rule.start_token == "always"):
+        # No context at all: the start token alone, in a pass of its own so that later tokens do not see it.
+        yield _segment_item(np.array([rule.start_id]), 0, tokens[:1], first, begin, document, draw)
+        first += 1
+    if first == stop:
+        return
+    ids, offset = tokens[:-1], first - begin - 1
+    if at_start and rule.start_token == "always":
+        ids, offset = np.concatenate([[rule.start_id], ids]), offset + 1
+    yield _segment_item(ids, offset, tokens[first - begin :], first, begin, document, draw)
+
+
+def document_items(store, documents, rule, first_draw=0):
+    """Items for drawn documents: the first ``rule.length`` tokens of each, its EOT one of them, in one pass.
+
+    Parameters
+    ----------
+    store : TokenStore
+    documents : array_like of int, shape (n,)
+        Document numbers, in draw order.
+    rule : ContextRule
+        Its length is the most tokens of a document that make up its loss.
+    first_draw : int
+        Number of the first draw.
+
+    Yields
+    ------
+    Item
+        In draw order; a document's first token has a pass of its own where the start token is for it alone.
+    """
+    for draw, document in enumerate(np.asarray(documents, dtype=np.int64).tolist(), first_draw):
+        begin = int(store.ends[document - 1]) if document else 0
+        stop = min(int(store.ends[document]), begin + rule.length)
+        yield from _passes(store, document, begin, begin, stop, rule, draw)
 
 
 def _segment_item(ids, offset, targets, first, begin, document, draw):
@@ -182,14 +211,14 @@ def predictions(logits, targets):
     return (chosen[:, 0].double() - total.log()) / LN2, rank, (total.log() - mean_shift).clamp(min=0) / LN2
 
 
-@torch.inference_mode()
 def score_items(model, items, *, batch_tokens, name="model", progress=False):
     """Score items with a neural model.
 
     Parameters
     ----------
     model : module
-        With ``hidden(ids (B, T)) -> (B, T, width)`` and ``head(hidden) -> float32 logits (..., V)`` over the V real tokens.
+        With ``hidden(ids (B, T)) -> (B, T, width)`` and ``head(hidden) -> float32 logits (..., V)`` over the V real tokens, and perhaps
+        ``alpha_head(hidden, entropy_bits) -> alpha``.
     items : list of Item
     batch_tokens : int
         Most tokens per batch, padding included. Changes results by rounding only.
@@ -200,23 +229,46 @@ def score_items(model, items, *, batch_tokens, name="model", progress=False):
 
     Returns
     -------
-    list of (log2_q, rank, entropy_bits)
-        Per item, arrays of shape (Q,): float64, int64, float64.
+    list of (log2_q, rank, entropy_bits) or (log2_q, rank, entropy_bits, alpha)
+        Per item, arrays of shape (Q,): float64, int64, float64, float64.
 
     Raises
     ------
     InputError
         A logit is not finite; names the model and the position.
     """
-    device = next(model.parameters()).device
-    model.eval()
     scored = [None] * len(items)
-    for batch in tqdm(
-        list(batches([item.ids.size for item in items], batch_tokens)),
-        desc=f"score {name}",
-        unit="batch",
-        disable=None if progress else True,
-    ):
+    for batch, counts, _, results in _scored_batches(model, items, batch_tokens, name, progress):
+        bounds = np.cumsum(counts)[:-1]
+        for i, *parts in zip(batch, *(np.split(result, bounds) for result in results), strict=True):
+            scored[i] = tuple(parts)
+    return scored
+
+
+def features(model, items, *, batch_tokens, name="model", progress=False):
+    """What a smoothing head is trained on: final states, and log2 q and entropy as `score_items` gives them.
+
+    Returns
+    -------
+    hidden : ndarray of float32, shape (Q, width)
+        A row per scored token, in the order of the items.
+    log2_q, entropy_bits : ndarray of float64, shape (Q,)
+    """
+    parts = [None] * len(items)
+    for batch, counts, hidden, (log2_q, _, entropy, *_) in _scored_batches(model, items, batch_tokens, name, progress):
+        bounds = np.cumsum(counts)[:-1]
+        for i, *part in zip(batch, *(np.split(column, bounds) for column in (hidden.cpu().numpy(), log2_q, entropy)), strict=True):
+            parts[i] = part
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+@torch.inference_mode()
+def _scored_batches(model, items, batch_tokens, name, progress):
+    """Per batch: numbers of its items, scored tokens of each, their states (Q, width), and the arrays of `score_items`, joined."""
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
+    model.eval()
+    groups = list(batches([item.ids.size for item in items], batch_tokens))
+    for batch in tqdm(groups, desc=f"score {name}", unit="batch", disable=None if progress else True):
         chosen = [items[i] for i in batch]
         longest = max(item.ids.size for item in chosen)
         ids = np.zeros((len(chosen), longest), dtype=np.int64)
@@ -229,22 +281,22 @@ def score_items(model, items, *, batch_tokens, name="model", progress=False):
         hidden = model.hidden(torch.from_numpy(ids).to(device))  # (B, T, width)
         hidden = hidden[torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)]  # (Q, width)
         results = _score_hidden(model, hidden, targets)
-        if not np.isfinite(results[0]).all() or not np.isfinite(results[2]).all():
-            bad = int(np.flatnonzero(~np.isfinite(results[0] + results[2]))[0])
-            position = np.concatenate([item.positions for item in chosen])[bad]
+        wrong = ~np.isfinite(sum(results[i] for i in range(len(results)) if i != 1))
+        if wrong.any():
+            position = np.concatenate([item.positions for item in chosen])[int(np.flatnonzero(wrong)[0])]
             raise InputError(f"{name}: the prediction for the token at position {position} is not finite")
-        bounds = np.cumsum(counts)[:-1]
-        for i, *parts in zip(batch, *(np.split(result, bounds) for result in results), strict=True):
-            scored[i] = tuple(parts)
-    return scored
+        yield batch, counts, hidden, results
 
 
 def _score_hidden(model, hidden, targets):
-    """The three arrays for all scored positions of a batch, the head applied in chunks so that memory stays bounded."""
+    """The arrays for all scored positions of a batch, the head applied in chunks so that memory stays bounded."""
     vocab_size = model.head(hidden[:1]).shape[-1]
     step = max(1, (_HEAD_ELEMENTS_CPU if hidden.device.type == "cpu" else _HEAD_ELEMENTS_GPU) // vocab_size)
     parts = [predictions(model.head(hidden[i : i + step]).float(), targets[i : i + step]) for i in range(0, len(hidden), step)]
-    return [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    if getattr(model, "alpha_head", None) is not None:
+        columns.append(model.alpha_head(hidden, columns[2]))
+    return [column.cpu().numpy() for column in columns]
 
 
 @torch.inference_mode()
@@ -258,8 +310,20 @@ def rank_interval(model, item, tolerance_nats):
     return least.cpu().numpy(), (greatest - 1).cpu().numpy()  # the target itself is among the latter
 
 
+def largest_difference(scored, again):
+    """How far the log-probability of a smoothed prediction can differ between two scorings of the same item, in nats.
+
+    p = (1 - alpha) q + alpha / V changes by at most the larger factor of its two terms.
+    """
+    difference = np.abs(scored[0] - again[0]) * LN2
+    if len(scored) > 3:
+        smoothed, kept = np.abs(np.log(scored[3]) - np.log(again[3])), np.abs(np.log1p(-scored[3]) - np.log1p(-again[3]))
+        difference = np.maximum(difference + kept, smoothed)
+    return float(difference.max())  # a NaN stays one
+
+
 def rescoring_difference(model, items, scored, *, seed, stream, sample=64, name="model"):
-    """Largest difference in log2 q between a scoring run and a sample scored again in other batch shapes: one by one, and together.
+    """Largest difference in log-probability between a scoring run and a sample scored again, one by one and in batches of other shapes.
 
     Parameters
     ----------
@@ -280,4 +344,5 @@ def rescoring_difference(model, items, scored, *, seed, stream, sample=64, name=
     chosen = generator(seed, "rescore", stream).choice(len(items), size=min(sample, len(items)), replace=False)
     picked = [items[i] for i in chosen]
     shapes = [score_items(model, picked, batch_tokens=batch_tokens, name=name) for batch_tokens in (1, _RESCORE_TOKENS)]
-    return max(float(np.abs(scored[i][0] - new[0]).max()) for again in shapes for i, new in zip(chosen, again, strict=True)) * LN2
+    # np.max and not max: a NaN must come out, and be refused
+    return float(np.max([largest_difference(scored[i], new) for again in shapes for i, new in zip(chosen, again, strict=True)]))

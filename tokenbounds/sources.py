@@ -29,9 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from tokenbounds.config import Source
 from tokenbounds.errors import InputError
 from tokenbounds.files import is_excluded, matching_files, sha256_file
+from tokenbounds.sections import Source
 
 _TEXT = (".txt", ".py")
 _PACKED = (".gz", ".zst")

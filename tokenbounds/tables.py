@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, write_text
 
 TERMS = {"risk": "empirical_risk", "complexity": "complexity_term", "draws": "subsample_term", "slack": "slack_term"}
@@ -11,6 +12,25 @@ NOTES = (
 )
 TERMS_CAPTION = "What the BPD bounds are the sum of, in bits. (cap): the largest possible loss, which is less than the sum."
 SHOWN = {"risk": "risk", "azuma": "azuma (the paper's formula)", "azuma_certified": "azuma, certified", "betting": "betting"}
+
+
+def best_of(certificates, counts):
+    """Of each run of `counts` consecutive certificates the one with the least betting bound on bits per token.
+
+    They were made knowing that one of so many is picked (`bounds.candidates`); `InputError` where one was not.
+    """
+    chosen, start = [], 0
+    for count in counts:
+        group = certificates[start : start + count]
+        for certificate in group:
+            if certificate["settings"]["candidates"] < count:
+                known = certificate["settings"]["candidates"]
+                raise InputError(
+                    f"{certificate['name']}: a bound for one of {known} candidates; expected one for {count}, of which the best is shown"
+                )
+        chosen.append(min(group, key=lambda found: found["metrics"]["bpd"]["bounds"]["betting"]["value"]))
+        start += count
+    return chosen
 
 
 def frame(certificates, labels, top_k):

@@ -19,10 +19,10 @@ import sentencepiece
 import tokenizers
 from tqdm import tqdm
 
-from tokenbounds.config import Corpus
 from tokenbounds.corpus import SPLITS, TOKENIZER, read_manifest, token_dtype
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_folder, atomic_path, provenance, read_json, sha256_file, write_json
+from tokenbounds.sections import Corpus
 from tokenbounds.sources import read_range, worker_pool
 
 # Of the published GPT-2 tokenizer: what a wrong or half-read vocabulary would not give.

@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,12 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from tokenbounds.checkpoints import Checkpoints
-from tokenbounds.config import Model, Section, Training
 from tokenbounds.devices import choose_device, choose_dtype
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, config_hash, provenance, read_json, write_json
-from tokenbounds.models import build_model, checked, save_model
+from tokenbounds.models import checked, load_model, new_model, save_model
 from tokenbounds.processes import SIGTERM_STATUS, Group, on_sigterm, process_group, torchrun, worker
+from tokenbounds.sections import GPTModel, Section, Training, TransformersModel
 from tokenbounds.streams import generator, stream_seed
 
 log = logging.getLogger(__name__)
@@ -36,12 +37,12 @@ CURVE_COLUMNS = ["step", "tokens", "train_loss_nats", "val_loss_nats", "learning
 _LOG_SECONDS = 30.0
 
 
-def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_dir, device="auto", inputs=()):
+def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_dir, start_from=None, device="auto", inputs=()):
     """Train a model from its configuration, or continue from the last checkpoint, and write it.
 
     Parameters
     ----------
-    model : tokenbounds.config.Model or dict
+    model : tokenbounds.sections.GPTModel, TransformersModel, or dict
         Family, architecture and training options.
     name : str
         The model's name; with `seed` it names the random streams.
@@ -53,6 +54,8 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
         Gets ``model.safetensors``, ``config.json`` (hypothesis and provenance), ``curve.csv`` and ``curve.png``, when all is done.
     checkpoint_dir : path
         A folder of this training alone; its checkpoints are removed when all is done.
+    start_from : path, optional
+        Folder of a trained model of the same shape: its weights are the first.
     device : str
         A torch device, or ``"auto"``.
     inputs : iterable of path
@@ -74,8 +77,8 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
     -----
     The number of threads of a matrix product changes its last bits and is the caller's to set; `run` does.
     """
-    model = checked(Model, model, f"model '{name}'")
-    options, length = model.training, model.training.sequence_length or model.architecture.context_length
+    model = checked(_section(model), model, f"model '{name}'")
+    options, length = model.training, model.training.sequence_length or model.longest
     if train_tokens.m <= length:
         raise InputError(f"model '{name}': the training split has {train_tokens.m} tokens, expected more than sequence_length = {length}")
     validates = val_tokens.m > length
@@ -83,9 +86,11 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
         log.info("model %s: the validation split has %d tokens, too few for a sequence of %d: no validation", name, val_tokens.m, length)
 
     group, device = Group(), choose_device(device)
-    hypothesis = {"family": model.family, "vocab_size": train_tokens.vocab_size, "architecture": model.architecture.model_dump()}
-    hypothesis |= {"start_token": model.start_token, "eot_id": train_tokens.eot_id}
-    net = build_model(hypothesis, f"model '{name}'").initialize(stream_seed(seed, "init", name)).to(device).train()
+    hypothesis = {**model.hypothesis(), "vocab_size": train_tokens.vocab_size, "eot_id": train_tokens.eot_id}
+    net, hypothesis = new_model(hypothesis, stream_seed(seed, "init", name), f"model '{name}'")
+    if start_from is not None:
+        _start_from(net, hypothesis, start_from)
+    net = net.to(device).train()
     optimizer = _optimizer(net, options)
     config = model.model_dump(exclude={"training": {"checkpoint_minutes"}})  # which decides nothing about the weights
     checkpoints = Checkpoints(checkpoint_dir, config_hash([config, name, seed, hypothesis, train_tokens.m, val_tokens.m]))
@@ -96,7 +101,7 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
         low = group.sum([group.rank == 0 and choose_dtype(device, options.dtype) is torch.bfloat16])[0]
         state["dtype"] = "bfloat16" if low else "float32"
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=state["dtype"] == "bfloat16")
-    numbers, step_tokens = sum(p.numel() for p in net.parameters()), options.batch_size * options.accumulation * length
+    numbers, step_tokens = sum(p.numel() for p in net.parameters() if p.requires_grad), options.batch_size * options.accumulation * length
     log.info(
         "model %s: %d parameters on %s in %s, %d processes, steps %d to %d of %d tokens",
         *(name, numbers, device, state["dtype"], group.size, state["step"] + 1, options.steps, step_tokens),
@@ -104,7 +109,8 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
     wrapped = torch.compile(net) if device.type == "cuda" else net
     if group.size > 1:
         ids = [device.index] if device.type == "cuda" else None
-        wrapped = DistributedDataParallel(wrapped, device_ids=ids, gradient_as_bucket_view=True)
+        # Buffers are constants drawn from the seed, each process its own: nothing to send.
+        wrapped = DistributedDataParallel(wrapped, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
 
     started, saved = time.monotonic() - state["seconds"], time.monotonic()
     with on_sigterm() as stop, _Progress(name, state["step"], options.steps, step_tokens, group.rank == 0) as progress:
@@ -117,7 +123,7 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
             for micro in mine:
                 ids, targets = sample(train_tokens, generator(seed, "data_order", name, step, micro), options.batch_size, length, device)
                 with wrapped.no_sync() if group.size > 1 and micro != mine[-1] else contextlib.nullcontext():
-                    with autocast, _dropout_stream(model.architecture.dropout, device, seed, "dropout", name, step, micro):
+                    with autocast, _dropout_stream(model.dropout, device, seed, "dropout", name, step, micro):
                         loss = wrapped(ids, targets)
                     (loss * (group.size / options.accumulation)).backward()  # DDP takes the mean over the processes
                 losses[micro] = loss.detach()
@@ -157,12 +163,28 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
         facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         facts["final"] = {key: value for key, value in last.items() if key != "seconds"}
         source = provenance(config, inputs, **facts)
-        del hypothesis["architecture"]["dropout"]  # no part of a prediction, so none of the hypothesis
+        for part in ("architecture", "structure"):  # dropout is no part of a prediction, so none of the hypothesis
+            hypothesis.get(part, {}).pop("dropout", None)
         save_model(out_dir, net, hypothesis, source)
         write_curve(out_dir, state["curve"])
         checkpoints.remove()
     group.sum([0])
     return last
+
+
+def _section(model):
+    """The schema of a model that is trained here."""
+    family = model.get("family") if isinstance(model, dict) else model.family
+    return TransformersModel if family == "transformers" else GPTModel
+
+
+def _start_from(net, hypothesis, folder):
+    """Give `net` the weights of the model in `folder`, which must be of the same configuration."""
+    other, config = load_model(folder)
+    for key in hypothesis.keys() | config.keys():
+        if key != "start_token" and hypothesis.get(key) != config.get(key):
+            raise InputError(f"{folder}: {key} is {config.get(key)!r:.80}, expected that of the model which starts from it")
+    net.load_state_dict(other.state_dict())
 
 
 def learning_rate(options: Training, step):
@@ -274,10 +296,11 @@ class Specification(Section):
 
     name: str = Field(description="The model's name; it names random streams.")
     seed: int = Field(description="The run's seed.")
-    model: Model = Field(description="As in the configuration.")
+    model: Annotated[GPTModel | TransformersModel, Field(discriminator="family")] = Field(description="As in the configuration.")
     train_tokens: str = Field(description="Folder of the token store to train on.")
     val_tokens: str = Field(description="Folder of the token store to validate on.")
     out_dir: str = Field(description="Folder of the trained model.")
+    start_from: str | None = Field(None, description="Folder of the model whose weights are the first.")
     checkpoint_dir: str = Field(description="Folder of this training's checkpoints, shared with no other.")
     device: str = Field("auto", description="torch device, or auto: a GPU if there is one.")
 
@@ -313,7 +336,7 @@ def _train(spec: Specification):
 
     torch.set_num_threads(spec.model.training.threads)
     tokens = {"train_tokens": TokenStore(spec.train_tokens), "val_tokens": TokenStore(spec.val_tokens)}
-    folders = {"out_dir": spec.out_dir, "checkpoint_dir": spec.checkpoint_dir}
+    folders = {"out_dir": spec.out_dir, "checkpoint_dir": spec.checkpoint_dir, "start_from": spec.start_from}
     indices = [Path(folder) / "index.json" for folder in (spec.train_tokens, spec.val_tokens)]
     with process_group(spec.model.training.processes, spec.device) as device:
         train(spec.model, name=spec.name, seed=spec.seed, **tokens, **folders, device=device, inputs=indices)

@@ -2,9 +2,9 @@
 
 from common import job
 
-from tokenbounds.config import Corpus
 from tokenbounds.corpus import write_manifest
 from tokenbounds.files import read_json
+from tokenbounds.sections import Corpus
 from tokenbounds.sources import list_files
 
 

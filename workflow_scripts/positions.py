@@ -4,8 +4,8 @@ from pathlib import Path
 
 from common import job
 
-from tokenbounds.config import Sampling
 from tokenbounds.corpus import CorpusIndex, write_positions
+from tokenbounds.sections import Sampling
 
 
 def main(draws, index, sampling, seed, name):

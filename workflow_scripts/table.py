@@ -3,12 +3,13 @@
 from common import job
 
 from tokenbounds.certificate import read
-from tokenbounds.tables import write_table
+from tokenbounds.tables import best_of, write_table
 
 
-def main(certificates, output, labels, top_k, caption):
+def main(certificates, output, labels, counts, top_k, caption):
     """Read the certificates, in the order of the rows, and write csv, markdown and LaTeX."""
-    write_table([read(path) for path in certificates], labels, top_k, caption, csv=output.csv, md=output.md, tex=output.tex)
+    shown = best_of([read(path) for path in certificates], counts)
+    write_table(shown, labels, top_k, caption, csv=output.csv, md=output.md, tex=output.tex)
 
 
 if __name__ == "__main__":

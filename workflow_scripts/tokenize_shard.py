@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common import job
 
-from tokenbounds.config import Corpus
+from tokenbounds.sections import Corpus
 from tokenbounds.tokenize import tokenize_shard
 
 

@@ -2,8 +2,8 @@
 
 from common import job
 
-from tokenbounds.config import Corpus
 from tokenbounds.files import read_json
+from tokenbounds.sections import Corpus
 from tokenbounds.tokenize import prepare_tokenizer, training_documents
 
 

@@ -12,15 +12,15 @@ from tokenbounds.files import config_hash, read_json, sha256_file
 from tokenbounds.training import run
 
 
-def main(weights, train_index, val_index, package, *, model, seed, checkpoint_minutes):
-    """Train the model that a configuration describes and write it to the folder of `weights`.
+def main(weights, train_index, val_index, package, *, model, seed, checkpoint_minutes, start=None):
+    """Train the model that a configuration describes, from the weights in `start` if given, and write it to the folder of `weights`.
 
     Its checkpoints are found again only by the same configuration, tokens, code (the modules `package`) and libraries. When it is done they
     are removed, with those of any other configuration of this model.
     """
     folder = Path(weights).parent
     shards = [read_json(index)["shards"] for index in (train_index, val_index)]
-    code = {str(path): sha256_file(path) for path in package}
+    code = {str(path): sha256_file(path) for path in (*package, *([start] if start else []))}
     key = config_hash([model, seed, shards, code, {name: version(name) for name in ("torch", "numpy")}])
     checkpoints = folder.parent.parent / "checkpoints" / folder.name
     run(
@@ -32,6 +32,7 @@ def main(weights, train_index, val_index, package, *, model, seed, checkpoint_mi
             "val_tokens": str(Path(val_index).parent),
             "out_dir": str(folder),
             "checkpoint_dir": str(checkpoints / key),
+            "start_from": str(Path(start).parent) if start else None,
         }
     )
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -47,5 +48,6 @@ if __name__ == "__main__":
             snakemake.input.val,
             snakemake.input.package,
             **snakemake.params,
+            start=snakemake.input.get("start"),
             checkpoint_minutes=parse_config(snakemake.config).models[snakemake.wildcards.model].training.checkpoint_minutes,
         )

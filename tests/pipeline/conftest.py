@@ -89,7 +89,7 @@ class Checkout:
         for part in path:
             place = place.setdefault(part, {}) if isinstance(place, dict) else place[int(part)]
         place[int(last) if isinstance(place, list) else last] = value
-        self.overlay.write_text(yaml.safe_dump(data))
+        self.overlay.write_text(yaml.safe_dump(data, sort_keys=False))
 
     def remove(self, *names):
         """Remove results, by name below results/test."""

@@ -10,11 +10,13 @@ from tokenbounds import certificate
 from tokenbounds.cli import main
 
 NAMES = ("small.levels11.text.token", "medium.levels11.text.token", "small.levels11.text.windows")
+STRUCTURED = ("lora-1.levels11.text.token", "lora-2.levels11.text.token", "monarch.levels11.text.token", "monarch.head.text.token")
+ALL = (*NAMES, *STRUCTURED, "sublora.levels5-tuned.text.documents")
 
 
 @pytest.fixture(scope="module")
 def certificates(finished):
-    return {name: certificate.read(finished.results / "bounds" / f"{name}.json") for name in NAMES}
+    return {name: certificate.read(finished.results / "bounds" / f"{name}.json") for name in ALL}
 
 
 def rows(path):
@@ -24,10 +26,11 @@ def rows(path):
 
 def test_every_output_and_nothing_torn(finished, finished_log):
     found = {str(path.relative_to(finished.results)) for path in finished.results.rglob("*") if path.is_file()}
-    expected = {f"tables/table2.{suffix}" for suffix in ("csv", "md", "tex")}
-    expected |= {f"figures/figure1.{suffix}" for suffix in ("csv", "pdf", "png")}
-    expected |= {f"bounds/{name}.json" for name in NAMES}
-    expected |= {f"risk/{name}/{part}.{suffix}" for name in NAMES for part in ("00000", "00001") for suffix in ("parquet", "json")}
+    expected = {f"tables/{table}.{suffix}" for table in ("table1", "table2", "table6") for suffix in ("csv", "md", "tex")}
+    expected |= {f"figures/{figure}.{suffix}" for figure in ("figure1", "figure1-right", "figure3") for suffix in ("csv", "pdf", "png")}
+    expected |= {"figures/figure3.alpha.csv"}
+    expected |= {f"bounds/{name}.json" for name in ALL}
+    expected |= {f"risk/{name}/{part}.{suffix}" for name in ALL for part in ("00000", "00001") for suffix in ("parquet", "json")}
     assert {name for name in found if name.startswith(("tables/", "figures/", "bounds/", "risk/"))} == expected
     assert not [name for name in found if ".tmp" in name or name.startswith("checkpoints/")]
     for line in ("| GPT (small) ", "| Random guess ", "results/test/tables/table2.md", "results/test/bounds/*.json"):
@@ -36,7 +39,7 @@ def test_every_output_and_nothing_torn(finished, finished_log):
 
 def test_every_job_has_a_log_without_errors(finished):
     logs = list((finished.results / "logs").rglob("*.log"))
-    assert len(logs) == 23
+    assert len(logs) == 52
     assert not [path for path in logs if "rror" in path.read_text()]
 
 
@@ -44,7 +47,7 @@ def test_table_says_what_the_certificates_say(finished, certificates):
     *lines, guess = rows(finished.results / "tables/table2.csv")
     assert [line["label"] for line in lines] == ["GPT (small)", "GPT (medium)", "GPT (small), windows"]
     assert [line["certificate"] for line in lines] == list(NAMES)
-    for line, found in zip(lines, certificates.values(), strict=True):
+    for line, found in zip(lines, (certificates[name] for name in NAMES), strict=True):
         assert line["message_bytes"] == str(found["hypothesis"]["message_bytes"])
         assert (line["m_tokens"], line["n"]) == (str(found["m"]), str(found["n"]))
         for metric in ("bpd", "top1", "top10"):
@@ -64,7 +67,7 @@ def test_table_says_what_the_certificates_say(finished, certificates):
 def test_every_bound_is_at_least_its_risk(certificates):
     checked = 0
     for found in certificates.values():
-        assert (found["delta"], found["vocab_size"], found["choices_bits"]) == (0.05, 300, {"sampling scheme": 1.0})
+        assert (found["delta"], found["vocab_size"], found["choices_bits"]) == (0.05, 300, {"sampling scheme": np.log2(3)})
         assert found["hypothesis"]["message_bits"] == 8 * found["hypothesis"]["message_bytes"]
         for metric, entry in found["metrics"].items():
             for bound in entry["bounds"].values():
@@ -72,12 +75,37 @@ def test_every_bound_is_at_least_its_risk(certificates):
                 if metric != "bpd":  # the BPD of a certificate is smoothed, which may lower the empirical risk
                     assert bound["value"] >= entry["empirical_risk"]
                 assert bound["payments_bits"]["message"] == found["hypothesis"]["message_bits"]
-                assert bound["payments_bits"]["sampling scheme"] == 1.0
+                assert bound["payments_bits"]["sampling scheme"] == np.log2(3)
                 checked += 1
-    assert checked == 3 * (4 + 3 * 3)
+    assert checked == 7 * (4 + 3 * 3) + 3 * 4
     assert certificates[NAMES[2]]["m"] % 16 == 0
     tokens = certificates[NAMES[2]]["corpus"]["tokens"]
     assert tokens - 16 < certificates[NAMES[2]]["m"] <= tokens
+
+
+def test_a_row_of_a_sweep_is_its_best(finished, certificates):
+    lines = {line["label"]: line for line in rows(finished.results / "tables/table1.csv")}
+    lora = [certificates[name] for name in STRUCTURED[:2]]
+    best = min(lora, key=lambda found: found["metrics"]["bpd"]["bounds"]["betting"]["value"])
+    assert lines["LoRA"]["certificate"] == best["name"]
+    assert [found["settings"]["candidates"] for found in lora] == [2, 2]
+    assert all(found["metrics"]["bpd"]["bounds"]["betting"]["delta2"] == pytest.approx(0.999 * 0.05 / 2) for found in lora)
+    each = rows(finished.results / "tables/table6.csv")
+    assert [line["label"] for line in each] == ["LoRA, r = 1", "LoRA, r = 2", "Random guess"]
+    assert lines["SubLoRA, documents"]["m_tokens"] == str(certificates[ALL[-1]]["corpus"]["documents"])
+
+
+def test_figures_of_structures(finished, certificates):
+    lines = rows(finished.results / "figures/figure1-right.csv")
+    assert [(line["series"], line["model"], line["trainable_parameters"]) for line in lines] == [
+        ("LoRA", "lora-1", "672"),
+        ("LoRA", "lora-2", "1296"),
+        ("Monarch", "monarch", "2544"),
+    ]
+    (line,) = rows(finished.results / "figures/figure3.csv")
+    assert float(line["head"]) == certificates["monarch.head.text.token"]["metrics"]["bpd"]["bounds"]["betting"]["value"]
+    base = certificates["monarch.levels11.text.token"]["metrics"]["bpd"]["bounds"]["betting"]["value"]
+    assert float(line["constant"]) == pytest.approx(base, rel=1e-9)
 
 
 def test_figure(finished, certificates):
@@ -96,11 +124,11 @@ def test_figure(finished, certificates):
 
 def test_certificates_verify(finished, capsys):
     """In another process layout than the run: this one, from another folder, items scored one at a time."""
-    paths = [str(finished.results / "bounds" / f"{name}.json") for name in NAMES]
+    paths = [str(finished.results / "bounds" / f"{name}.json") for name in ALL]
     assert main(["verify", "--rescore", "20", *paths]) == 0
     output = capsys.readouterr().out
     assert "FAIL" not in output
-    assert output.count("all checks held") == 3
+    assert output.count("all checks held") == len(ALL)
 
 
 def test_training_used_the_package_of_the_copy(finished):

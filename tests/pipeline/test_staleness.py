@@ -8,56 +8,87 @@ import shutil
 import pytest
 
 TOKEN_SMALL, TOKEN_MEDIUM, WINDOWS_SMALL = "small.levels11.text.token", "medium.levels11.text.token", "small.levels11.text.windows"
-ROWS = (TOKEN_SMALL, TOKEN_MEDIUM, WINDOWS_SMALL)
+DOCUMENTS, LORA = "sublora.levels5-tuned.text.documents", ("lora-1.levels11.text.token", "lora-2.levels11.text.token")
+MONARCH, HEAD = "monarch.levels11.text.token", "monarch.head.text.token"
+ROWS = (TOKEN_SMALL, TOKEN_MEDIUM, WINDOWS_SMALL, DOCUMENTS, *LORA, MONARCH, HEAD)
+PAPER_OF = {  # what shows which rows
+    "table table2": {TOKEN_SMALL, TOKEN_MEDIUM, WINDOWS_SMALL},
+    "table table1": {DOCUMENTS, *LORA, HEAD},
+    "table table6": set(LORA),
+    "figure figure1": {TOKEN_SMALL, TOKEN_MEDIUM},
+    "smoothing_figure figure3": {MONARCH, HEAD},
+}
+TABLES = {name for name in PAPER_OF if name.startswith("table")}
 TABLE, FIGURE = {"table table2"}, {"figure figure1"}
-PAPER = TABLE | FIGURE
 
 
 def bounds(*rows):
-    return {f"bound {row}" for row in rows}
+    """The certificates of rows, and the tables and figures that show them."""
+    return {f"bound {row}" for row in rows} | {name for name, shown in PAPER_OF.items() if shown & set(rows)}
 
 
 def scored(*rows, parts=2):
     return {f"score {row}.{part:05d}" for row in rows for part in range(parts)} | bounds(*rows)
 
 
-MESSAGES = {"message small.levels11", "message medium.levels11"}
-FROM_MESSAGES = MESSAGES | scored(*ROWS) | PAPER
-TRAINED = {"train small", "train medium"} | FROM_MESSAGES
-POSITIONS = {"positions text.token", "positions text.windows"}
+def coded(*messages):
+    """Messages, as "model.codec", and all that follows from them."""
+    heads = {"alpha_head monarch.head"} if "monarch.levels11" in messages else set()
+    found = {*messages, *(["monarch.head"] if heads else [])}
+    return {f"message {name}" for name in messages} | heads | scored(*(row for row in ROWS if ".".join(row.split(".")[:2]) in found))
+
+
+LEVELS11 = [f"{model}.levels11" for model in ("small", "medium", "lora-1", "lora-2", "monarch")]
+MODELS = ("small", "medium", "lora-1", "lora-2", "monarch", "sublora")
+FROM_MESSAGES = coded(*LEVELS11, "sublora.levels5-tuned")
+TRAINED = {f"train {model}" for model in MODELS} | FROM_MESSAGES | {"figure figure1-right"}
+POSITIONS = {"positions text.token", "positions text.windows", "positions text.documents"}
 FROM_TOKENIZER = {"tokenizer text", "tokenize text.00000", "tokenize text.00001"} | {"index text.train", "index text.val"}
 EVERYTHING = {"documents text"} | FROM_TOKENIZER | POSITIONS | TRAINED
+TOKEN_ROWS = (TOKEN_SMALL, TOKEN_MEDIUM, *LORA, MONARCH, HEAD)
+FROM_HEAD = {"alpha_head monarch.head"} | scored(HEAD)
 
 OTHER = {"family": "gpt", "corpus": "text", "architecture": {"layers": 1, "heads": 1, "width": 8}, "training": {"steps": 3, "warmup": 0}}
 
 CONFIG = {
-    "delta": ([("delta", 0.04)], bounds(*ROWS) | PAPER),
-    "alpha grid": ([("bounds.alpha", [0.01, 0.5])], bounds(*ROWS) | PAPER),
-    "top_k of the bounds": ([("bounds.top_k", [1, 2, 10, 100])], bounds(*ROWS) | PAPER),
-    "levels of the codec": ([("codecs.levels11", {"kind": "levels", "levels": 15})], FROM_MESSAGES),
+    # The head was trained for another delta or grid, and its message depends on it.
+    "delta": ([("delta", 0.04)], bounds(*ROWS) | FROM_HEAD),
+    "alpha grid": ([("bounds.alpha", [0.01, 0.5])], bounds(*ROWS) | FROM_HEAD),
+    "top_k of the bounds": ([("bounds.top_k", [1, 2, 10, 100])], bounds(*ROWS)),
+    "levels of the codec": ([("codecs.levels11", {"kind": "levels", "levels": 15})], coded(*LEVELS11)),
     "another codec for one model": (
         [
             ("codecs.levels5", {"kind": "levels", "levels": 5}),
             ("tables.table2.rows.1.codec", "levels5"),
-            ("figures.figure1.series.GPT.1.codec", "levels5"),
+            ("figures.figure1.series.0.rows.1.codec", "levels5"),
         ],
-        {"message medium.levels5"} | scored("medium.levels5.text.token") | PAPER,
+        {"message medium.levels5"} | scored("medium.levels5.text.token") | TABLE | FIGURE,
     ),
-    "n": ([("sampling.n", 400)], {"positions text.token"} | scored(TOKEN_SMALL, TOKEN_MEDIUM) | PAPER),
-    "n of the windows": ([("samplings.windows.n", 70)], {"positions text.windows"} | scored(WINDOWS_SMALL) | TABLE),
+    "another codec to pick from": (
+        [("tables.table2.rows.1.codec", ["levels11", "levels5"]), ("codecs.levels5", {"kind": "levels", "levels": 5})],
+        {"message medium.levels5"} | scored("medium.levels5.text.token") | bounds(TOKEN_MEDIUM),
+    ),
+    "n": ([("sampling.n", 400)], {"positions text.token", "alpha_head monarch.head"} | scored(*TOKEN_ROWS)),
+    "n of the windows": ([("samplings.windows.n", 70)], {"positions text.windows"} | scored(WINDOWS_SMALL)),
     # The message says what a prediction sees, so it is another message.
     "context length": ([("sampling.context_length", 32)], FROM_MESSAGES),
     "another sampling scheme": ([("samplings.wide", {"mode": "token", "n": 100, "context_length": 16})], FROM_MESSAGES),
     "learning rate of one model": (
         [("models.small.training.learning_rate", 0.02)],
-        {"train small", "message small.levels11"} | scored(TOKEN_SMALL, WINDOWS_SMALL) | PAPER,
+        {"train small"} | coded("small.levels11"),
+    ),
+    "tuning of a codec": ([("codecs.levels5-tuned.tuning.steps", 4)], coded("sublora.levels5-tuned")),
+    "a smoothing head": ([("codecs.head.tokens", 300)], FROM_HEAD),
+    "rank of one of a sweep": (
+        [("models.monarch.structure.blocks", 2)],
+        {"train monarch", "figure figure1-right"} | coded("monarch.levels11"),
     ),
     "caption of a table": ([("tables.table2.caption", "Other")], TABLE),
     "top_k of a table": ([("tables.table2.top_k", [1, 100])], TABLE),
     "how often a checkpoint is written": ([("models.small.training.checkpoint_minutes", 3)], set()),
-    "a label": ([("figures.figure1.series.GPT.0.label", "Other")], FIGURE),
+    "a label": ([("figures.figure1.series.0.rows.0.label", "Other")], FIGURE),
     "how scoring is executed": ([("scoring.batch_tokens", 64), ("scoring.threads", 2), ("scoring.device", "auto")], set()),
-    "parts": ([("scoring.parts", 3)], scored(*ROWS, parts=3) | PAPER),
+    "parts": ([("scoring.parts", 3)], scored(*ROWS, parts=3)),
     "a model that no row uses": ([("models.other", OTHER)], set()),
     "shards": ([("corpora.text.shards", 3)], EVERYTHING | {"tokenize text.00002"}),
     "seed": ([("seed", 1)], EVERYTHING),
@@ -66,13 +97,18 @@ CONFIG = {
 # Editing a module makes stale what it decides, although only the script is what a rule runs.
 MODULES = {
     "cli": set(),
-    "tables": TABLE,
-    "figures": FIGURE,
-    "certificate": bounds(*ROWS) | PAPER,
-    "bounds/betting_bounds": bounds(*ROWS) | PAPER,
-    "scoring": scored(*ROWS) | PAPER,
-    "records": scored(*ROWS) | PAPER,
+    "compressors": set(),
+    "tables": TABLES | {"figure figure1", "figure figure1-right"},
+    "figures": {"figure figure1", "figure figure1-right", "smoothing_figure figure3"},
+    "certificate": bounds(*ROWS),
+    "metrics": bounds(*ROWS) | FROM_HEAD,
+    "bounds/betting_bounds": bounds(*ROWS) | FROM_HEAD,
+    "smoothing": scored(*ROWS) | FROM_HEAD,
+    "scoring": scored(*ROWS) | FROM_HEAD,
+    "records": scored(*ROWS),
     "quantize": FROM_MESSAGES,
+    "tuning": coded("sublora.levels5-tuned"),
+    "lattice": FROM_MESSAGES,
     "hypothesis": FROM_MESSAGES,
     "message": FROM_MESSAGES,
     "training": TRAINED,
@@ -80,6 +116,7 @@ MODULES = {
     "devices": TRAINED,
     "models/__init__": TRAINED,
     "models/gpt": TRAINED,
+    "models/subspace": TRAINED,
     "tokenize": FROM_TOKENIZER | POSITIONS | TRAINED,
     "sources": EVERYTHING,
     "corpus": EVERYTHING,
@@ -125,7 +162,7 @@ def test_script(edited):
     path = edited.folder / "workflow_scripts/bound.py"
     with restored(path):
         path.write_text(path.read_text() + "# edited\n")
-        assert edited.planned() == bounds(*ROWS) | PAPER
+        assert edited.planned() == bounds(*ROWS)
 
 
 def test_touched_but_unchanged_module(edited):

@@ -54,8 +54,10 @@ def forge(run, changes, sampling="token", recompute=True):
     if recompute:
         message_bits = found["hypothesis"]["message_bits"]
         paths = [run / item["path"] for item in found["records"]]
+        index = certificate.CorpusIndex((run / found["corpus"]["index"]["path"]).parent)
         draws = certificate.read_positions(run / found["sampling"]["draws"]["path"])
-        records = certificate.records_by_draw(paths, draws, found["sampling"].get("window"))
+        message = certificate.read_message(run / found["hypothesis"]["message"]["path"])
+        records = certificate.records_of(paths, draws, message, found["sampling"]["name"], index)
         facts = {key: found[key] for key in ("delta", "m", "n", "vocab_size", "choices_bits", "epsilon_nats", "settings")}
         found["metrics"] = certificate.metrics(records, message_bits, **facts)
         found["config"] = {"delta": found["delta"], "bounds": found["settings"], "choices_bits": found["choices_bits"]}

@@ -13,6 +13,8 @@ from runs import SCHEMES, certificate_path, write_run
 from tokenbounds import __version__, bounds
 from tokenbounds.certificate import describe, read
 from tokenbounds.cli import main
+from tokenbounds.config import load_config
+from tokenbounds.inventory import models_frame
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +148,33 @@ def test_installed_command(root):
         [sys.executable, "-m", "tokenbounds.cli", "show", "absent.json"], cwd=root, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: absent.json: no such file\n")
+
+
+def test_show_a_configuration(root, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no run has tokens
+    files = [str(root / "config.yaml"), str(root / "profiles/test/config.yaml")]
+    assert main(["show", *files]) == 0
+    lines = [line.rsplit(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
+    counts = {line[0].split()[0]: line[1:] for line in lines[1:]}
+    # 300 tokens padded to 320, rank 1, width 16: queries, keys, values, output, two layers of the MLP, head; three norms
+    assert counts["lora-1"][0] == str(4 * 32 + 2 * 80 + 320 + 16 + 3 * 16)
+    assert counts["sublora"][:2] == ["100", "928"]
+    assert counts["small"] == ["7,920"] * 3
+    assert main(["show", files[0]]) == 0
+    shown = capsys.readouterr()
+    assert "--vocab-size (GPT-2: 50257)" in shown.err and shown.out.splitlines()[1].split()[-3:] == ["-"] * 3
+    assert main(["show", files[0], "certificate.json"]) == 1
+    assert "expected only one kind" in capsys.readouterr().err
+
+
+def test_gpt2_small_has_the_papers_counts(root):
+    frame = models_frame(load_config(root / "config.yaml"), 50257).set_index("model")
+    assert frame.loc["gpt-124m", "trainable"] == 123_653_376
+    # min(a, b) (a + b) / 4 of each a x b matrix: four of attention, two of the MLP, the head; norms have biases only
+    monarch = 12 * (4 * 2 * 768**2 // 4 + 2 * 768 * (768 + 3072) // 4) + 768 * (768 + 50304) // 4
+    biases = 12 * (3 * 768 + 768 + 3072 + 768 + 2 * 768) + 768
+    assert frame.loc["gpt2-monarch-4", "trainable"] == monarch + biases
+    lora = 16 * (12 * (4 * 2 * 768 + 2 * (768 + 3072)) + 768 + 50304)
+    assert frame.loc["gpt2-lora-16", "trainable"] == lora + biases + 25 * 768
+    assert frame.loc["gpt2-enhanced-sublora-128-15000000", "trainable"] == 15_000_000
+    assert (frame["trainable"] <= frame["spanned"]).all()

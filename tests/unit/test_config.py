@@ -9,8 +9,9 @@ import yaml
 from pydantic import BaseModel
 
 from tokenbounds import config as config_module
-from tokenbounds.config import Config, Row, Section, json_schema, load_config, parse_config, slice_of
+from tokenbounds.config import Config, json_schema, load_config, parse_config
 from tokenbounds.errors import InputError
+from tokenbounds.sections import Row, Section, slice_of
 
 MINIMAL = {
     "run": "r",
@@ -46,8 +47,11 @@ def edited(key, value):
 
 
 def line_for(key, value):
+    data = edited(key, value)
+    if key.startswith("figures.f."):
+        data["figures"]["f"].setdefault("kind", "size")
     with pytest.raises(InputError) as caught:
-        parse_config(edited(key, value), "run.yaml")
+        parse_config(data, "run.yaml")
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("run.yaml: ")
@@ -110,12 +114,12 @@ def test_every_section_is_closed_and_every_key_described(section):
         ("samplings.wide.windw", 3, "window"),
         ("tables.t.captoin", "x", "caption"),
         ("tables.t.rows.0.lable", "x", "label"),
-        ("figures.f.series.GPT", [{"label": "a", "modle": "gpt", "codec": "levels11", "corpus": "text"}], "model"),
+        ("figures.f.series", [{"label": "GPT", "rows": [{"label": "a", "modle": "gpt", "codec": "levels11", "corpus": "text"}]}], "model"),
     ],
 )
 def test_misspelt_key(key, value, nearest):
     line = line_for(key, value)
-    key, value = ("figures.f.series.GPT.0.modle", "gpt") if key.startswith("figures") else (key, value)
+    key, value = ("figures.f.series.0.rows.0.modle", "gpt") if key.startswith("figures") else (key, value)
     assert line.startswith(f"unknown key '{key}' (value {json.dumps(value)}); did you mean '{nearest}'?; valid keys: ")
     assert nearest in line.partition("valid keys: ")[2].split(", ")
 
@@ -134,7 +138,7 @@ def test_misspelt_key_with_a_long_value_and_nothing_near():
         ("seed", "x", 'seed: Input should be a valid integer, unable to parse string as an integer (found "x")'),
         ("sampling.n", 0, "sampling.n: Input should be greater than 0 (found 0)"),
         ("models.gpt.architecture.width", "wide", "models.gpt.architecture.width: Input should be a valid integer"),
-        ("models.gpt.family", "bert", "models.gpt.family: Input should be 'gpt' (found \"bert\")"),
+        ("models.gpt.family", "bert", 'models.gpt.family: found "bert"; expected gpt or transformers or pretrained'),
         ("bounds.alpha", [0.1, 0.0], "bounds.alpha.1: Input should be greater than 0 (found 0.0)"),
         ("bounds.alpha", [], "bounds.alpha: List should have at least 1 item"),
         ("tables.t.rows", [], "tables.t.rows: List should have at least 1 item"),
@@ -154,7 +158,7 @@ def test_grid_with_a_value_twice(key, values):
 @pytest.mark.parametrize("section", ["run", "corpora", "models", "codecs", "samplings", "tables", "figures"])
 def test_names_that_would_leave_their_folder_or_be_read_as_two(section, name):
     """Names become file names, joined by '.', and wildcards of rules."""
-    values = {"samplings": {}, "figures": {"series": {}}}
+    values = {"samplings": {}, "figures": {"kind": "size", "series": []}}
     data = copy.deepcopy(MINIMAL)
     if section == "run":
         data["run"] = name
@@ -189,7 +193,7 @@ def test_cross_references(key, value, expected):
         (
             "sampling",
             {"mode": "window", "window": 1025, "context_length": 2048},
-            "tables.t.rows[0]: window 1025 of sampling 'window' is longer than context_length 1024 of models.gpt.architecture",
+            "tables.t.rows[0]: window 1025 of sampling 'window' is longer than context_length 1024 of models.gpt",
         ),
     ],
 )
@@ -208,13 +212,13 @@ def test_only_schemes_that_a_row_uses_must_fit():
 
 def test_sequence_longer_than_the_context():
     line = line_for("models.gpt.training.sequence_length", 1025)
-    assert line == "models.gpt: training.sequence_length 1025 is longer than architecture.context_length 1024"
+    assert line == "models.gpt: training.sequence_length 1025 is longer than the model's context_length 1024"
 
 
 def test_cross_reference_in_a_figure():
-    series = {"GPT": [{"label": "a", "model": "gpt", "codec": "levels12", "corpus": "text"}]}
-    assert "figures.f.series.GPT[0].codec: 'levels12' is not defined; did you mean 'levels11'?" in line_for(
-        "figures", {"f": {"series": series}}
+    series = [{"label": "GPT", "rows": [{"label": "a", "model": "gpt", "codec": "levels12", "corpus": "text"}]}]
+    assert "figures.f.series[0].rows[0].codec: 'levels12' is not defined; did you mean 'levels11'?" in line_for(
+        "figures", {"f": {"kind": "size", "series": series}}
     )
 
 
@@ -302,8 +306,8 @@ def test_schemes_contexts_names_and_what_they_cost():
     assert found.choices_bits() == {"sampling scheme": math.log2(3)}
     assert parse_config(MINIMAL).choices_bits() == {"sampling scheme": 0}
     row = {"label": "x", "model": "gpt", "codec": "levels11", "corpus": "text"}
-    assert found.certificate_name(Row(**row)) == "gpt.levels11.text.token"
-    assert found.certificate_name(Row(**row, sampling="short")) == "gpt.levels11.text.short"
+    assert found.certificate_names(Row(**row)) == ["gpt.levels11.text.token"]
+    assert found.certificate_names(Row(**row, sampling="short")) == ["gpt.levels11.text.short"]
 
 
 def test_slice_is_plain_data_without_nulls():
@@ -318,3 +322,131 @@ def test_immutable():
     with pytest.raises(ValueError, match="frozen"):
         found.seed = 3
     assert Config.model_config["frozen"]
+
+
+SWEEP = {
+    "family": "gpt",
+    "corpus": "text",
+    "architecture": {"layers": 1, "heads": 1, "width": 16},
+    "structure": {"kind": "lora", "rank": 1},
+    "training": {"steps": 600},
+}
+
+
+def swept(sweep, rows, **other):
+    """The configuration with a model `lora` that has a sweep, and a table of rows."""
+    data = copy.deepcopy(MINIMAL)
+    data["models"]["lora"] = {**SWEEP, "sweep": sweep}
+    data["tables"] = {"t": {"rows": [{"codec": "levels11", "corpus": "text", **row} for row in rows]}}
+    return data | other
+
+
+def test_sweep_over_every_combination():
+    found = parse_config(swept({"structure.rank": [2, 4], "training.learning_rate": [0.5, 1.0]}, [{"label": "best", "model": "lora"}]))
+    names = ["lora-2-0_5", "lora-2-1_0", "lora-4-0_5", "lora-4-1_0"]
+    assert list(found.models) == ["gpt", "gpt-2", *names]
+    assert [(found.models[name].structure.rank, found.models[name].training.learning_rate) for name in names] == [
+        (2, 0.5),
+        (2, 1.0),
+        (4, 0.5),
+        (4, 1.0),
+    ]
+    row = found.tables["t"].rows[0]
+    assert row.model == names
+    assert [found.candidates(name) for name in found.certificate_names(row)] == [4] * 4
+    assert found.candidates("gpt.levels11.text.token") == 1
+
+
+def test_sweep_over_points_with_a_row_each():
+    sweep = [{"structure.rank": 1, "subspace.dimension": 10}, {"structure.rank": 3, "subspace.dimension": 20}]
+    data = swept(sweep, [{"label": "r = {rank}, d = {dimension}", "model": "lora", "each": True}])
+    data["bounds"] = {"candidates": 3}
+    found = parse_config(data)
+    assert [(row.label, row.model) for row in found.tables["t"].rows] == [
+        ("r = 1, d = 10", ["lora-1-10"]),
+        ("r = 3, d = 20", ["lora-3-20"]),
+    ]
+    assert found.models["lora-3-20"].subspace.dimension == 20
+    assert found.candidates("lora-1-10.levels11.text.token") == 3
+
+
+def test_sweep_in_a_figure():
+    figures = {"f": {"kind": "parameters", "series": [{"label": "LoRA", "models": "lora"}, {"label": "both", "models": ["gpt", "lora"]}]}}
+    found = parse_config(swept({"structure.rank": [1, 2]}, [{"label": "a", "model": "gpt"}], figures=figures)).figures["f"]
+    assert found.labels() == [("LoRA", "lora-1"), ("LoRA", "lora-2"), ("both", "gpt"), ("both", "lora-1"), ("both", "lora-2")]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "row", "message"),
+    [
+        ({}, {"model": "lora"}, "models.lora.sweep: {}; expected keys with lists of values"),
+        ({"structure.rank": 3}, {"model": "lora"}, "expected keys with lists of values"),
+        ([3], {"model": "lora"}, "expected keys with lists of values"),
+        ({"structure.rank": [0]}, {"model": "lora"}, "models.lora-0.structure.rank: "),
+        ({"structure.rnk": [1]}, {"model": "lora"}, "unknown key 'models.lora-1.structure.rnk'"),
+        ({"structure.rank": [1]}, {"model": "lora-2"}, "did you mean 'lora-1'?"),
+        ({"structure.rank": [1]}, {"model": "gpt", "each": True}, "each goes with a model or codec that has a sweep"),
+        ({"structure.rank": [1]}, {"model": "lora", "each": True, "label": "{blocks}"}, "expected only rank in braces"),
+    ],
+)
+def test_bad_sweeps(sweep, row, message):
+    with pytest.raises(InputError) as error:
+        parse_config(swept(sweep, [{"label": "a", **row}]))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_members_of_sweeps_have_names_of_their_own():
+    data = swept({"structure.rank": [4, 16]}, [{"label": "a", "model": "lora"}])
+    data["models"]["lora-16"] = data["models"]["gpt"]
+    with pytest.raises(InputError, match=r"models.lora.sweep: a member would be called 'lora-16', which is taken"):
+        parse_config(data)
+    with pytest.raises(InputError, match="a member would be called 'lora-4', which is taken"):
+        parse_config(swept([{"structure.rank": 4}, {"training.steps": 4}], [{"label": "a", "model": "lora"}]))
+    data = swept({"structure.rank": [4]}, [{"label": "a", "model": "lora"}])
+    data["models"]["lora"]["structure"] = "lora"
+    with pytest.raises(InputError, match=r"'structure.rank' leads through structure: \"lora\"; expected a section"):
+        parse_config(data)
+
+
+def test_candidates_count_models_and_codecs():
+    data = swept({"structure.rank": [1, 2, 3]}, [{"label": "a", "model": "lora", "codec": "levels"}, {"label": "b", "model": "lora-2"}])
+    data["codecs"] = {**MINIMAL["codecs"], "levels": {"kind": "levels", "sweep": {"levels": [5, 7]}}}
+    found = parse_config(data)
+    assert found.codecs["levels-7"].levels == 7
+    assert found.candidates("lora-2.levels-5.text.token") == 6
+    assert found.candidates("lora-2.levels11.text.token") == 1
+
+
+def test_heads_name_codecs_of_levels():
+    data = copy.deepcopy(MINIMAL)
+    data["codecs"]["head"] = {"kind": "alpha_head", "base": "levels12"}
+    with pytest.raises(InputError, match=r"codecs.head.base: 'levels12' is not defined; did you mean 'levels11'"):
+        parse_config(data)
+    data["codecs"]["head"] = {"kind": "alpha_head", "base": "levels11", "alpha_min": [0.1, 0.9]}
+    with pytest.raises(InputError, match=r"alpha_min 0.9 is not below alpha_max 0.9"):
+        parse_config(data)
+    data["codecs"]["head"] = {"kind": "alpha_head", "base": "levels11"}
+    row = {"label": "a", "model": "gpt", "corpus": "text"}
+    data["figures"] = {"f": {"kind": "smoothing", "heads": [{**row, "codec": "levels11"}]}}
+    with pytest.raises(InputError, match=r"figures.f.heads\[0\].codec: levels11; expected codecs of kind alpha_head"):
+        parse_config(data)
+    data["figures"]["f"]["heads"][0]["codec"] = "head"
+    data["samplings"] = {"windows": {"mode": "window", "window": 4, "n": 10, "context_length": 8}}
+    data["figures"]["f"]["heads"][0]["sampling"] = "windows"
+    with pytest.raises(InputError, match=r"heads\[0\].sampling: a scheme of mode window; expected single tokens"):
+        parse_config(data)
+    del data["figures"]["f"]["heads"][0]["sampling"]
+    found = parse_config(data)
+    assert found.certificate_names(found.without_head(found.figures["f"].heads[0])) == ["gpt.levels11.text.token"]
+
+
+def test_a_section_of_no_known_kind():
+    data = copy.deepcopy(MINIMAL)
+    data["codecs"]["levels11"]["kind"] = "level"
+    with pytest.raises(InputError, match=r'codecs.levels11.kind: found "level"; expected levels or lattice or alpha_head'):
+        parse_config(data)
+    data["models"]["gpt"]["structure"] = {"rank": 3}
+    data["codecs"]["levels11"]["kind"] = "levels"
+    with pytest.raises(InputError, match=r"models.gpt.structure.kind: found null; expected lora or kronecker or monarch"):
+        parse_config(data)

@@ -12,7 +12,6 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenbounds.config import Corpus, Sampling
 from tokenbounds.corpus import (
     TOKENIZER,
     TRAIN,
@@ -34,6 +33,7 @@ from tokenbounds.corpus import (
 )
 from tokenbounds.errors import InputError
 from tokenbounds.files import read_json, write_json
+from tokenbounds.sections import Corpus, Sampling
 from tokenbounds.sources import SourceFile
 from tokenbounds.streams import generator
 

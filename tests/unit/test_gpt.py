@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tokenbounds.errors import InputError
 from tokenbounds.models import build_model, fill_model, layout_of, load_config, load_model, save_model
-from tokenbounds.models.gpt import GPT, parameter_layout, rotary_tables, rotate
+from tokenbounds.models.gpt import GPT, rotary_tables, rotate
 
 ARCHITECTURE = {"layers": 2, "heads": 2, "width": 16, "context_length": 12}
 VOCAB = 37
@@ -177,7 +177,7 @@ def test_layout_from_the_config_alone(options):
     config = {**CONFIG, "architecture": {**ARCHITECTURE, **options}}
     model = build_model(config)
     expected = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
-    assert layout_of(config) == parameter_layout(config["architecture"], VOCAB) == model.layout() == expected
+    assert layout_of(config) == model.layout() == expected
     names = [name for name, _ in expected]
     assert len(set(names)) == len(names)
     assert [shape for name, shape in expected if shape == (VOCAB, 16)] == [(VOCAB, 16)]  # the tied head once
@@ -185,7 +185,7 @@ def test_layout_from_the_config_alone(options):
 
 def test_layout_of_a_huge_model_allocates_nothing():
     huge = {"layers": 96, "heads": 96, "width": 12288, "context_length": 2048}  # 175e9 parameters
-    assert sum(math.prod(shape) for _, shape in parameter_layout(huge, 50257)) > 170e9
+    assert sum(math.prod(shape) for _, shape in layout_of({**CONFIG, "architecture": huge, "vocab_size": 50257})) > 170e9
 
 
 def test_saved_and_loaded(tmp_path):

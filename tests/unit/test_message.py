@@ -502,17 +502,17 @@ def test_a_codec_is_one_object_and_one_registry_line(monkeypatch):
         def check(self, options):
             assert options["scale"] > 0
 
-        def write(self, writer, flat, options):
-            for values in flat:
+        def write(self, writer, tensors, options):
+            for values in tensors.values():
                 for sign in (values < 0).tolist():
                     writer.bits(sign, 1)
                 writer.align()
 
-        def read(self, reader, sizes, options):
+        def read(self, reader, layout, options):
             reader.section("signs")
             runs = []
-            for size in sizes:
-                signs = [1 - 2 * reader.bits(1) for _ in range(size)]
+            for _, shape in layout:
+                signs = [1 - 2 * reader.bits(1) for _ in range(math.prod(shape))]
                 reader.align()
                 runs.append(np.float32(signs) * np.float32(options["scale"]))
             return runs

@@ -192,3 +192,12 @@ def test_bad_vectors(quantizer, vector, message):
 def test_bad_levels(quantizer, levels):
     with pytest.raises(InputError, match=f"levels is {levels!r}; expected an integer from 2 to 65536"):
         quantizer(np.zeros(3, np.float32), levels)
+
+
+def test_repeated_float16_values_are_kept():
+    """NumPy 2.4.6 sorts such an array wrongly as float16 where the processor has AVX-512."""
+    values = np.array([-0.33520508, -0.09350586, 0.09283447, 0.34228516], np.float16)
+    vector = values.repeat([206, 1280, 1413, 173]).astype(np.float32)
+    symbols, codebook = kmeans_levels(vector, 4)
+    assert np.array_equal(codebook, values)
+    assert np.array_equal(codebook[symbols], vector)

@@ -19,8 +19,8 @@ import train
 from tokenbounds.errors import InputError
 from tokenbounds.files import write_json
 
-SCRIPTS = ["bound", "documents", "download", "figure", "index", "message", "positions", "score", "table", "tokenize_shard", "tokenizer"]
-SCRIPTS += ["train"]
+SCRIPTS = ["alpha_head", "bound", "documents", "download", "figure", "index", "message", "positions", "pretrained", "score", "table"]
+SCRIPTS += ["smoothing_figure", "tokenize_shard", "tokenizer", "train"]
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenbounds import sources
-from tokenbounds.config import Source
 from tokenbounds.errors import InputError
+from tokenbounds.sections import Source
 from tokenbounds.sources import SourceFile, count_all, count_documents, list_files, read_documents, read_range
 
 

@@ -11,8 +11,11 @@ from PIL import Image
 from runs import SCHEMES, certificate_path, write_run
 
 from tokenbounds import certificate, figures
+from tokenbounds.errors import InputError
 from tokenbounds.figures import size_figure_data, write_size_figure
-from tokenbounds.tables import TERMS, frame, latex, markdown, shown, shown_terms, write_table
+from tokenbounds.smoothing import AlphaHead
+from tokenbounds.smoothing_figure import write_smoothing_figure
+from tokenbounds.tables import TERMS, best_of, frame, latex, markdown, shown, shown_terms, write_table
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +166,72 @@ def test_figure_draws_every_series(found, tmp_path, monkeypatch):
             assert line.get_ydata().tolist() == [bounds[method]["value"]]
     assert len({(line.get_color(), line.get_marker()) for line in right.lines}) == 9
     assert [text.get_text() for text in right.get_legend().get_texts()] == [label for label, _ in series]
+
+
+def test_best_of(found):
+    def result(value, candidates):
+        changed = copy.deepcopy(found)
+        changed["metrics"]["bpd"]["bounds"]["betting"]["value"] = value
+        changed["settings"]["candidates"] = candidates
+        return changed
+
+    group = [result(3.0, 1), result(5.0, 3), result(4.0, 3), result(4.5, 3), result(2.0, 2), result(1.0, 2)]
+    chosen = best_of(group, [1, 3, 2])
+    assert [each["metrics"]["bpd"]["bounds"]["betting"]["value"] for each in chosen] == [3.0, 4.0, 1.0]
+    with pytest.raises(InputError, match="a bound for one of 2 candidates; expected one for 3"):
+        best_of([result(1.0, 3), result(2.0, 2), result(3.0, 3)], [3])
+
+
+def test_figure_of_trainable_parameters(tmp_path):
+    final = {"val_loss_nats": 2.0, "train_loss_nats": 1.9, "tokens": 1000}
+    models = {
+        name: {"provenance": {"parameters": count, "final": {**final, "val_loss_nats": loss}}}
+        for name, count, loss in (("a", 100, 3.0), ("b", 20_000, 2.5), ("c", 3_000_000, 2.0))
+    }
+    paths = {key: tmp_path / f"figure.{key}" for key in ("csv", "pdf", "png")}
+    figures.write_parameters_figure(models, [("one", "b"), ("one", "a"), ("two", "c")], **paths)
+    rows = list(csv.DictReader(paths["csv"].open()))
+    assert [(row["series"], row["model"], int(row["trainable_parameters"]), float(row["val_loss_nats"])) for row in rows] == [
+        ("one", "b", 20_000, 2.5),
+        ("one", "a", 100, 3.0),
+        ("two", "c", 3_000_000, 2.0),
+    ]
+    assert Image.open(paths["png"]).size[0] > 300 and paths["pdf"].read_bytes().startswith(b"%PDF")
+
+
+def test_smoothing_figure(tmp_path_factory):
+    head = AlphaHead(8, 0.01, 0.9)
+    with torch.no_grad():
+        head.weight.fill_(0.1)
+    schemes = {"token": SCHEMES["token"]}
+    runs = {key: write_run(tmp_path_factory.mktemp(key) / "run", schemes, head=used) for key, used in (("base", None), ("head", head))}
+    base, headed = (certificate.read(certificate_path(runs[key], "token")) for key in ("base", "head"))
+    for found, key in ((base, "base"), (headed, "head")):  # one run holds both in a real workflow
+        for item in found["records"]:
+            item["path"] = str(runs[key] / item["path"])
+    out = tmp_path_factory.mktemp("figure")
+    paths = {key: out / f"figure.{key}" for key in ("csv", "alpha", "pdf", "png")}
+    arguments = ([headed, headed], [base, base], ["GPT", "GPT"], ["betting", "azuma_rigorous"], [400, 400])
+    write_smoothing_figure(runs["base"], *arguments, **paths)
+    rows = {row["method"]: row for row in csv.DictReader(paths["csv"].open())}
+    lines = list(csv.DictReader(paths["alpha"].open()))
+    for method in ("azuma_rigorous", "betting"):
+        assert float(rows[method]["head"]) == headed["metrics"]["bpd"]["bounds"][method]["value"]
+        constant = base["metrics"]["bpd"]["bounds"][method]
+        assert float(rows[method]["constant"]) == pytest.approx(constant["value"], rel=1e-12)
+        middle = {float(line["alpha"]): float(line["bound"]) for line in lines if line["method"] == method and line["bound"]}
+        assert list(middle) == [0.01, 0.1, 0.5]
+        # what the certificate chose, at the same price
+        assert middle[constant["choices"]["alpha"]] == pytest.approx(constant["value"], rel=1e-9)
+        assert float(rows[method]["before"]) == pytest.approx(middle[0.5], rel=1e-12)
+        assert sum(float(line["tokens"]) for line in lines if line["method"] == method and line["tokens"]) == 40
+    assert Image.open(paths["png"]).size[0] > 900
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-4, 0.5), (1.4e5, 2.9e5), (500, 3e5), (0.005, 0.9), (1, 3e9)])
+def test_few_ticks(low, high):
+    axes = figures.plt.figure().add_subplot()
+    axes.plot([low, high], [0, 1])
+    figures.log_axis(axes)
+    assert 2 <= sum(axes.get_xlim()[0] <= tick <= axes.get_xlim()[1] for tick in axes.get_xticks()) <= 6
+    figures.plt.close(axes.figure)

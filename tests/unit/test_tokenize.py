@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenbounds.tokenize
-from tokenbounds.config import Corpus
 from tokenbounds.corpus import SPLITS, TOKENIZER, TokenStore, build_index, write_manifest
 from tokenbounds.errors import InputError
 from tokenbounds.files import read_json
+from tokenbounds.sections import Corpus
 from tokenbounds.sources import list_files
 from tokenbounds.tokenize import load_tokenizer, prepare_tokenizer, tokenize_shard, train_tokenizer, training_documents
 
@@ -297,7 +297,7 @@ def test_a_killed_run_leaves_no_shard_and_no_process(trained_dir, tmp_path, root
     corpus = corpus_of({"file": str(trained_dir / "tokenizer.json")}, write_documents(tmp_path / "a.jsonl", sample_texts(20_000)))
     write_manifest(corpus, 1, "text", list_files(corpus.source), tmp_path / "documents.json", tmp_path / "roles.bin")
     program = (
-        "import sys; from pathlib import Path; from tokenbounds.config import Corpus; from tokenbounds.tokenize import tokenize_shard\n"
+        "import sys; from pathlib import Path; from tokenbounds.sections import Corpus; from tokenbounds.tokenize import tokenize_shard\n"
         "if __name__ == '__main__':\n"
         "    here = Path(sys.argv[1]); corpus = Corpus.model_validate_json(sys.argv[3])\n"
         "    tokenize_shard(corpus, here / 'documents.json', here / 'roles.bin', sys.argv[2], 0, here, processes=2)\n"
@@ -315,7 +315,7 @@ def test_a_killed_run_leaves_no_shard_and_no_process(trained_dir, tmp_path, root
 def test_memory_does_not_grow_with_the_corpus(trained_dir, tmp_path, root):
     """Peak memory of a process that counts and tokenizes 14 MB, above that of one with 2 MB; a batch is 1 MB."""
     program = (
-        "import sys; from pathlib import Path; from tokenbounds.config import Corpus; from tokenbounds.corpus import write_manifest\n"
+        "import sys; from pathlib import Path; from tokenbounds.sections import Corpus; from tokenbounds.corpus import write_manifest\n"
         "from tokenbounds.sources import list_files; from tokenbounds.tokenize import tokenize_shard\n"
         "here = Path(sys.argv[1]); corpus = Corpus.model_validate_json(sys.argv[3])\n"
         "paths = here / 'documents.json', here / 'roles.bin'\n"

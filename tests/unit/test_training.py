@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from tokenbounds import devices, training
-from tokenbounds.config import Training
 from tokenbounds.corpus import build_index
 from tokenbounds.errors import InputError
 from tokenbounds.files import write_json
 from tokenbounds.models import load_model
+from tokenbounds.sections import Training
 from tokenbounds.streams import generator
 from tokenbounds.training import CURVE_COLUMNS, learning_rate, run, sample, train
 
@@ -264,7 +264,7 @@ def test_too_few_tokens(tmp_path):
 
 
 def test_sequence_longer_than_the_context(tmp_path):
-    with pytest.raises(InputError, match=r"model 'small': .*sequence_length 17 is longer than architecture\.context_length 16"):
+    with pytest.raises(InputError, match=r"model 'small': .*sequence_length 17 is longer than the model's context_length 16"):
         train_in(tmp_path, model(sequence_length=17))
 
 

@@ -5,8 +5,9 @@ tensors. A folder holds them as ``config.json`` and ``model.safetensors``. Nothi
 
 A family is a class with
 
-- ``Config``: the closed schema of its hypothesis configuration (a `tokenbounds.config.Section`);
-- ``from_config(config)``: the model, without weights;
+- ``Config``: the closed schema of its hypothesis configuration (a `tokenbounds.sections.Section`);
+- ``from_config(config)``: the model, without the weights of its message, with all that is drawn from a seed;
+- ``create(config, seed)``: a new model for training, and its configuration;
 - ``layout()``: (name, shape) of each tensor of its message, in a fixed order, also on the meta device;
 - ``hidden(ids)`` and ``head(hidden)``: states (B, T, W), and their float32 logits (B, T, V) over the real tokens.
 """
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, read_json, write_json
 
-FAMILIES = {"gpt": "tokenbounds.models.gpt:GPT"}
+FAMILIES = {"gpt": "tokenbounds.models.gpt:GPT", "transformers": "tokenbounds.models.causal:CausalLM"}
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -32,26 +33,62 @@ def _family(config, where):
     name = config.get("family") if isinstance(config, dict) else None
     if name not in FAMILIES:
         raise InputError(f"{where}: family {name!r} is not known; expected one of {', '.join(FAMILIES)}")
-    module, _, attribute = FAMILIES[name].partition(":")
-    family = getattr(importlib.import_module(module), attribute)
+    family = _class_of(name)
     checked(family.Config, config, where)
     return family
 
 
+def _class_of(name):
+    module, _, attribute = FAMILIES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def checked(section, data, where):
-    """`data` as the schema `section` (a `tokenbounds.config.Section`); an `InputError` in one line names `where`, the key and the value."""
+    """`data` as the schema `section` (a `tokenbounds.sections.Section`); an `InputError` names `where`, the key and the value."""
     try:
         return section.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the configuration"
+        key = ".".join(map(str, _in_data(first["loc"], data))) or "the configuration"
         found = re.sub(r"\s+", " ", repr(first["input"]))
         raise InputError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {found:.60})") from None
 
 
+def _in_data(location, data):
+    """A location without the parts that are no keys of the data: the kinds that choose between sections."""
+    kept = []
+    for number, part in enumerate(location, start=1):
+        if isinstance(data, dict) and part not in data and number < len(location):
+            continue
+        kept.append(part)
+        data = data.get(part) if isinstance(data, dict) else None
+    return kept
+
+
 def build_model(config, where="model config"):
     """A model without weights from a hypothesis configuration; `InputError` names `where` when the configuration is not one."""
-    return _family(config, where).from_config(config)
+    return _named(where, _family(config, where).from_config, config)
+
+
+def new_model(config, seed, where="model config"):
+    """A new model for training, and its hypothesis configuration (`config` and what of its draws a decoder needs)."""
+    name = config.get("family")
+    if name not in FAMILIES:
+        raise InputError(f"{where}: family {name!r} is not known; expected one of {', '.join(FAMILIES)}")
+    return _named(where, _class_of(name).create, config, seed)
+
+
+def _named(where, function, *arguments):
+    """`function(*arguments)`, its `InputError` beginning with `where`."""
+    try:
+        return function(*arguments)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def context_length_of(config):
+    """Longest input in tokens that a hypothesis configuration allows."""
+    return config["architecture"]["context_length"] if "architecture" in config else config["context_length"]
 
 
 def layout_of(config, where="model config"):

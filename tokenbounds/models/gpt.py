@@ -1,9 +1,12 @@
 """A GPT in plain PyTorch: pre-norm decoder, exact (erf) GELU, learned or rotary positions, head tied to the embedding.
 
-Shapes in comments: B sequences, T tokens, W width, H heads, V vocabulary. No vocabulary is padded: the head has exactly the V real tokens.
+Its linear layers may be structured (`tokenbounds.models.structured`), and its parameters in a subspace (`tokenbounds.models.subspace`).
+Shapes in comments: B sequences, T tokens, W width, H heads, V vocabulary. Only a structured head has rows of padding, which predict
+nothing: the logits are those of the V real tokens.
 """
 
 import math
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -12,13 +15,23 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import nn
 
-from tokenbounds.config import Architecture, Section
 from tokenbounds.errors import InputError
-from tokenbounds.streams import generator
+from tokenbounds.models.layers import Embedding, Linear
+from tokenbounds.models.structured import structure_gpt
+from tokenbounds.models.subspace import Subspace as SubspaceModel
+from tokenbounds.sections import Architecture, Section, Structure, Subspace
+from tokenbounds.streams import normals
 
 _STD, _STD_WIDTH = 0.02, 768  # of the initial weights: GPT-2's at GPT-2 small's width; at 64, 0.02 itself costs .3 bits after 1e6 tokens
 _ROTARY_BASE = 10000.0
 _LOSS_ROWS = 256  # rows of logits at a time in the training loss on a CPU: the loss of all rows at once takes twice as long
+
+
+class Init(Section):
+    """What a message's tensors are added to, or multiplied with, and that its decoder draws anew."""
+
+    seed: int = Field(description="Seed of the streams of initial weights, frozen weights and projection.", ge=0, lt=2**32)
+    check: int = Field(description="CRC32 of all that is drawn.", ge=0, lt=2**32)
 
 
 class GPTConfig(Section):
@@ -29,32 +42,17 @@ class GPTConfig(Section):
     architecture: Architecture = Field(description="Its shape. Dropout plays no part in a prediction.")
     start_token: Literal["first", "always"] = Field(description="Which predictions see a leading EOT.")
     eot_id: int = Field(description="Id of the end-of-text token.", ge=0)
+    structure: Structure | None = Field(None, description="How its linear layers are parametrized. Dropout plays no part.")
+    subspace: Subspace | None = Field(None, description="The random subspace that its parameters lie in.")
+    init: Init | None = Field(None, description="What is drawn and not in the message; with a structure or a subspace only.")
 
     @model_validator(mode="after")
     def _check(self):
+        if (self.structure or self.subspace) and not self.init:
+            raise ValueError("a model with a structure or a subspace needs `init`: what is drawn and not in the message")
         if self.eot_id >= self.vocab_size:
             raise ValueError(f"eot_id {self.eot_id} is outside the vocabulary of {self.vocab_size} tokens")
         return self
-
-
-class Linear(nn.Linear):
-    """`torch.nn.Linear` that draws nothing from the global generator; its weights come from a file or from `GPT.initialize`."""
-
-    def reset_parameters(self):
-        _fill_nan(self)
-
-
-class Embedding(nn.Embedding):
-    """`torch.nn.Embedding` likewise."""
-
-    def reset_parameters(self):
-        _fill_nan(self)
-
-
-def _fill_nan(module):
-    """A model used before it has weights then predicts NaN, which every consumer refuses, and not arbitrary numbers."""
-    for parameter in module.parameters(recurse=False):
-        nn.init.constant_(parameter, math.nan)
 
 
 class Attention(nn.Module):
@@ -120,14 +118,17 @@ class GPT(nn.Module):
 
     Config = GPTConfig
 
-    def __init__(self, architecture, vocab_size):
+    def __init__(self, architecture, vocab_size, structure=None):
         super().__init__()
         self.architecture = shape = Architecture.model_validate(architecture)
         self.vocab_size = vocab_size
         self.embedding = Embedding(vocab_size, shape.width)  # also the head
+        self.vocabulary = None  # the head of a structured model, and its embedding unless that stays as drawn
         self.positions = Embedding(shape.context_length, shape.width) if shape.positions == "learned" else None
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.final_norm = nn.LayerNorm(shape.width, bias=shape.bias)
+        if structure is not None:
+            structure_gpt(self, structure)
         if shape.positions == "rotary":
             cos, sin = rotary_tables(shape.context_length, shape.width // shape.heads)
             self.register_buffer("cos", cos, persistent=False)
@@ -135,27 +136,86 @@ class GPT(nn.Module):
 
     @classmethod
     def from_config(cls, config):
-        """The model of a checked hypothesis configuration (`GPTConfig` as a dictionary)."""
-        return cls(config["architecture"], config["vocab_size"])
+        """The model of a checked hypothesis configuration (`GPTConfig` as a dictionary), with all that its message leaves out.
+
+        Raises
+        ------
+        InputError
+            What is drawn here is not what the model was coded with, or the structure or subspace does not fit the architecture.
+        """
+        config = GPTConfig.model_validate(config)
+        if config.init is None:
+            return cls(config.architecture, config.vocab_size)
+        model, check = cls._drawn(config, config.init.seed)
+        if check is not None and check != config.init.check:
+            raise InputError(
+                f"the frozen weights and projection drawn here (CRC32 {check}) are not those of the model ({config.init.check})"
+            )
+        return model
+
+    @classmethod
+    def create(cls, config, seed):
+        """A new model for training and its hypothesis configuration.
+
+        Parameters
+        ----------
+        config : dict
+            `GPTConfig` without ``init``.
+        seed : int
+            Everything that is drawn is a function of it (modulo 2^32).
+        """
+        seed %= 2**32
+        drawn = config.get("structure") is not None or config.get("subspace") is not None
+        checked = GPTConfig.model_validate(config | ({"init": {"seed": seed, "check": 0}} if drawn else {}))
+        model, check = cls._drawn(checked, seed)
+        return model, config | ({"init": {"seed": seed, "check": check}} if drawn else {})
+
+    @classmethod
+    def _drawn(cls, config, seed):
+        """An initialized model and the CRC32 of what its message leaves out; on the meta device nothing is drawn and it is None."""
+        model = cls(config.architecture, config.vocab_size, config.structure)
+        abstract = model.final_norm.weight.is_meta
+        if not abstract:
+            model.initialize(seed)
+        if config.subspace is not None:
+            model = SubspaceModel(model, config.subspace.dimension, seed)
+        return model, None if abstract else model.check()
 
     def initialize(self, seed):
-        """Draw the initial weights, a stream per tensor, so that they depend on nothing but the seed and the architecture.
+        """Draw all weights, a stream per tensor, so that they depend on nothing but the seed and the shapes (see `streams.normals`).
 
         Matrices are normal with standard deviation s = 0.02 sqrt(768 / width) (GPT-2's 0.02 at its width), those that write to the residual
-        stream s / sqrt(2 layers); norms are 1, biases 0. The generator is NumPy's: its normals, unlike torch's, do not depend on the
-        vector instructions of the machine.
+        stream s / sqrt(2 layers); norms are 1, biases 0. The factors of a structured layer get what its dense matrix would have.
         """
         std = _STD * math.sqrt(_STD_WIDTH / self.architecture.width)
-        residual_std = std / math.sqrt(2 * self.architecture.layers)
+
+        def std_of(name):
+            return std / math.sqrt(2 * self.architecture.layers) if name.endswith("output") else std
+
+        def drawing(module_name):
+            return lambda name, shape: torch.from_numpy(normals(seed, "init", f"{module_name}.{name}", shape=shape))
+
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.ndim < 2:
-                    parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            for module_name, module in self.named_modules():
+                if module is self:
                     continue
-                normal = generator(seed, name).standard_normal(tuple(parameter.shape), dtype=np.float32)
-                scale = np.float32(residual_std if name.endswith("output.weight") else std)
-                parameter.copy_(torch.from_numpy(normal * scale))
+                if hasattr(module, "initialize"):
+                    module.initialize(drawing(module_name), std_of(module_name))
+                    continue
+                for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                    if tensor.ndim < 2:
+                        tensor.fill_(0.0 if name == "bias" else 1.0)
+                    else:
+                        tensor.copy_(drawing(module_name)(name, tuple(tensor.shape)) * std_of(module_name))
         return self
+
+    def check(self):
+        """CRC32 of all that is drawn and not in the message: the frozen tensors."""
+        found = 0
+        for name, tensor in self.named_buffers():
+            if name not in ("cos", "sin"):
+                found = zlib.crc32(tensor.contiguous().numpy(), found)
+        return found
 
     def layout(self):
         """(name, shape) of every tensor, in a fixed order; the tied head is the embedding and appears once."""
@@ -166,7 +226,7 @@ class GPT(nn.Module):
         T = ids.shape[1]
         if self.architecture.context_length < T:
             raise InputError(f"a sequence of {T} tokens is longer than the model's context_length {self.architecture.context_length}")
-        x = self.embedding(ids)  # (B, T, W)
+        x = self.vocabulary.rows(ids) if self.embedding is None else self.embedding(ids)  # (B, T, W)
         if self.positions is not None:
             x = x + self.positions.weight[:T]
         rotation = None if self.positions is not None else (self.cos[:T], self.sin[:T])
@@ -178,14 +238,19 @@ class GPT(nn.Module):
     def head(self, hidden):
         """Logits (..., V) of states (..., W), computed in float32 even under autocast."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float(), self.embedding.weight.float())
+            return self._logits(hidden.float()).float()
+
+    def _logits(self, hidden):
+        if self.vocabulary is None:
+            return F.linear(hidden, self.embedding.weight)
+        return self.vocabulary(hidden)[..., : self.vocab_size]
 
     def forward(self, ids, targets):
         """Mean loss in nats per token of predicting `targets` (B, T) from `ids` (B, T); for training: autocast makes the logits coarse."""
         hidden, targets = self.hidden(ids).flatten(0, 1), targets.flatten()  # (B T, W), (B T)
         rows = _LOSS_ROWS if hidden.device.type == "cpu" else len(hidden)
         losses = [
-            F.cross_entropy(F.linear(h, self.embedding.weight).float(), t, reduction="sum")
+            F.cross_entropy(self._logits(h).float(), t, reduction="sum")
             for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
         ]
         return sum(losses) / len(targets)
@@ -203,9 +268,3 @@ def rotate(x, cos, sin):
     """Turn each pair (x_i, x_{i + D/2}) of x (..., T, D) by its position's angle (cos, sin: (T, D/2)) [Su et al. 2021]."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(x)
-
-
-def parameter_layout(architecture, vocab_size):
-    """`GPT.layout` from the configuration alone: nothing is allocated."""
-    with torch.device("meta"):
-        return GPT(architecture, vocab_size).layout()
