@@ -113,6 +113,8 @@ def tokenizer_files(wildcards):
     tokenizer = CONFIG.corpora[wildcards.corpus].tokenizer
     if tokenizer.hub:
         return [f"resources/tokenizers/{wildcards.corpus}/download.json"]
+    if tokenizer.corpus:
+        return [f"{RESULTS}/tokens/{tokenizer.corpus}/tokenizer"]
     if tokenizer.gpt2:
         return [f"{tokenizer.gpt2}/encoder.json", f"{tokenizer.gpt2}/vocab.bpe"]
     return [path for path in (tokenizer.file, tokenizer.sentencepiece) if path]

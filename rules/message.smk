@@ -19,8 +19,8 @@ rule message:
         codec=codecs_of("levels", "lattice"),
     threads: CONFIG.scoring.threads
     resources:
-        mem_mb=lambda w, attempt: 8000 * attempt,
-        runtime="2h",
+        mem_mb=lambda w, attempt: (32000 if CONFIG.models[w.model].family == "pretrained" else 8000) * attempt,
+        runtime="4h",
         gpu=lambda w: 1 if learns(w) else 0,
     params:
         codec=lambda w: slice_of(CONFIG.codecs[w.codec]),

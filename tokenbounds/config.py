@@ -41,6 +41,11 @@ class Config(Section):
     def _check(self):
         if self.sampling.mode in self.samplings:
             raise ValueError(f"samplings.{self.sampling.mode}: this name means the scheme under `sampling`, choose another")
+        for name, corpus in self.corpora.items():
+            if corpus.tokenizer.corpus is not None:
+                # one step only: a tokenizer that is itself another's would hide whose documents it was made from
+                own = [other for other, found in self.corpora.items() if found.tokenizer.corpus is None]
+                _known(f"corpora.{name}.tokenizer.corpus", corpus.tokenizer.corpus, own)
         for name, model in self.models.items():
             _known(f"models.{name}.corpus", model.corpus, self.corpora)
             self._check_start(name, model)

@@ -32,12 +32,12 @@ def models_frame(config, vocab_size=None, results="results"):
     """
     lines = []
     for name, model in config.models.items():
+        if model.family == "pretrained":
+            lines.append({"model": name, "structure": f"as published ({model.hub or model.folder})"})
+            continue
         size = vocab_size or _vocab_size(config, model.corpus, Path(results))
         if size is None:
             lines.append({"model": name, "structure": _words(model)})
-            continue
-        if model.family == "pretrained":
-            lines.append({"model": name, "structure": f"as published ({model.hub or model.folder})"})
             continue
         part = model.hypothesis()
         base = {"vocab_size": size, "eot_id": 0, **{key: value for key, value in part.items() if key not in ("structure", "subspace")}}
@@ -71,4 +71,6 @@ def _vocab_size(config, corpus, results):
     if index.exists():
         return read_json(index)["vocab_size"]
     tokenizer = config.corpora[corpus].tokenizer
+    if tokenizer.corpus:
+        return _vocab_size(config, tokenizer.corpus, results)
     return tokenizer.train.vocab_size if tokenizer.train else None

@@ -67,6 +67,9 @@ class Source(Section):
     )
     exclude: list[str] = Field([], description="Globs of files to leave out, matched against the path in the package, folder or dataset.")
     field: str = Field("text", description="The field (jsonl, json) or column (parquet) that holds a document's text.")
+    part: Literal["all", "docstrings"] = Field(
+        "all", description="What of a document is its text: all, or of Python source its docstrings, joined by blank lines."
+    )
 
     @model_validator(mode="after")
     def _check(self):
@@ -88,9 +91,10 @@ class TokenizerTraining(Section):
 
 
 class Tokenizer(Section):
-    """How text becomes token ids: exactly one of `train`, `file`, `hub`, `gpt2`, `sentencepiece`."""
+    """How text becomes token ids: exactly one of `train`, `corpus`, `file`, `hub`, `gpt2`, `sentencepiece`."""
 
     train: TokenizerTraining | None = Field(None, description="Train a byte-level BPE tokenizer on a seeded part of the corpus.")
+    corpus: Name | None = Field(None, description="The tokenizer of another corpus, so that a model of one can be used on the other.")
     file: str | None = Field(None, description="A local tokenizer.json (Hugging Face tokenizers).")
     hub: str | None = Field(None, description="A tokenizer on the hub, 'owner/name': its tokenizer.json, or its tokenizer.model.")
     revision: Commit | None = Field(None, description="Commit of the hub tokenizer, 40 hexadecimal digits; required with `hub`.")
@@ -99,7 +103,7 @@ class Tokenizer(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        kind = self._exactly_one("train", "file", "hub", "gpt2", "sentencepiece")
+        kind = self._exactly_one("train", "corpus", "file", "hub", "gpt2", "sentencepiece")
         if (kind == "hub") != bool(self.revision):
             raise ValueError("`revision` (the commit to download) goes with a hub tokenizer, and a hub tokenizer needs it")
         return self

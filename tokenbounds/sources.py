@@ -9,6 +9,7 @@ Text is UTF-8. Undecodable bytes of a text file, and lone surrogates in a record
 JSON, undecodable bytes are an error, because the format forbids them.
 """
 
+import ast
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -20,6 +21,7 @@ import json
 import multiprocessing
 import os
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -357,7 +359,20 @@ def read_documents(file: SourceFile, field="text", start=0, stop=None) -> Iterat
             yield where, _well_formed(record) if isinstance(record, str) else _text_of(record, field, where)
 
 
-def read_range(files, field, start, stop) -> Iterator[tuple[int, str, str]]:
+def docstrings(text):
+    """The docstrings of Python source, of module, classes and functions in the order of the file, joined by blank lines; else nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old escapes in other people's code
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = sorted((node for node in ast.walk(tree) if isinstance(node, kinds)), key=lambda node: getattr(node, "lineno", 0))
+    return "\n\n".join(found for node in nodes if (found := ast.get_docstring(node)))
+
+
+def read_range(files, field, start, stop, part="all") -> Iterator[tuple[int, str, str]]:
     """Stream the documents `start` to `stop` of a list of files joined in order.
 
     Parameters
@@ -367,6 +382,8 @@ def read_range(files, field, start, stop) -> Iterator[tuple[int, str, str]]:
         Field or column with the text.
     start, stop : int
         Document numbers over all files.
+    part : {"all", "docstrings"}
+        What of a document is its text.
 
     Yields
     ------
@@ -390,7 +407,7 @@ def read_range(files, field, start, stop) -> Iterator[tuple[int, str, str]]:
                 raise InputError(f"{file.path}: {since} (sha256 {found[:12]}..., expected {sha256[:12]}...); {again}")
             number = begin
             for where, text in read_documents(file, field, begin - first, end - first):
-                yield number, where, text
+                yield number, where, docstrings(text) if part == "docstrings" else text
                 number += 1
             if number != end:
                 raise InputError(f"{file.path}: {number - first} documents, but {documents} when they were counted; {again}")

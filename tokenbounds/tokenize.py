@@ -198,12 +198,12 @@ def train_tokenizer(texts, vocab_size, eot) -> tokenizers.Tokenizer:
 def training_documents(corpus: Corpus, manifest_path, roles_path):
     """Texts of the documents that the corpus's tokenizer is trained on, in order."""
     manifest, files, roles = read_manifest(manifest_path, roles_path)
-    for number, _, text in read_range(files, corpus.source.field, 0, manifest["documents"]):
+    for number, _, text in read_range(files, corpus.source.field, 0, manifest["documents"], corpus.source.part):
         if roles[number] == TOKENIZER:
             yield text
 
 
-def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None):
+def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None, other=None):
     """Write a corpus's tokenizer: ``tokenizer.json`` or ``tokenizer.model``, and ``info.json``.
 
     Parameters
@@ -216,6 +216,8 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None)
         Texts to train on, for ``tokenizer.train``: `training_documents`.
     hub_files : list of dict, optional
         For ``tokenizer.hub``: what `tokenbounds.hub.download` returned.
+    other : path, optional
+        For ``tokenizer.corpus``: the folder of the other corpus's tokenizer.
 
     Raises
     ------
@@ -223,7 +225,7 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None)
         A missing or unreadable file, a vocabulary that is not GPT-2's, or an EOT that is not in the vocabulary.
     """
     config = corpus.tokenizer
-    kind = next(name for name in ("train", "file", "hub", "gpt2", "sentencepiece") if getattr(config, name) is not None)
+    kind = next(name for name in ("train", "corpus", "file", "hub", "gpt2", "sentencepiece") if getattr(config, name) is not None)
     with atomic_folder(folder) as temporary:
         if kind == "train":
             if documents is None:
@@ -241,6 +243,11 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None)
             if name is None:
                 raise InputError(f"{config.hub}: found {', '.join(sorted(there))}; expected tokenizer.json or tokenizer.model")
             source = there[name]
+        elif kind == "corpus":
+            if other is None:
+                raise ValueError("tokenizer.corpus needs the folder of the other corpus's tokenizer")
+            name = read_json(Path(other) / "info.json")["file"]
+            source = Path(other) / name
         else:
             source, name = (config.file, "tokenizer.json") if kind == "file" else (config.sentencepiece, "tokenizer.model")
         if source is not None:
@@ -396,7 +403,8 @@ def tokenize_shard(corpus: Corpus, manifest_path, roles_path, tokenizer_dir, sha
     if not 0 <= shard < len(manifest["shards"]):
         raise InputError(f"{manifest_path}: shard {shard} does not exist, expected 0 to {len(manifest['shards']) - 1}")
     start, stop = manifest["shards"][shard]
-    documents = (document for document in read_range(files, corpus.source.field, start, stop) if roles[document[0]] != TOKENIZER)
+    found = read_range(files, corpus.source.field, start, stop, corpus.source.part)
+    documents = (document for document in found if roles[document[0]] != TOKENIZER)
     total = int((roles[start:stop] != TOKENIZER).sum())
     with contextlib.ExitStack() as stack:
         writers = {role: _Writer(stack, Path(out_dir) / split, shard) for split, role in SPLITS.items()}

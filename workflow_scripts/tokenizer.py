@@ -15,6 +15,7 @@ def main(folder, files, manifest, roles, corpus):
         folder,
         documents=training_documents(section, manifest, roles) if section.tokenizer.train else None,
         hub_files=read_json(files[0])["files"] if section.tokenizer.hub else None,
+        other=files[0] if section.tokenizer.corpus else None,
     )
 
 

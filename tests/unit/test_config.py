@@ -441,6 +441,41 @@ def test_heads_name_codecs_of_levels():
     assert found.certificate_names(found.without_head(found.figures["f"].heads[0])) == ["gpt.levels11.text.token"]
 
 
+def test_tokenizers_of_other_corpora():
+    data = copy.deepcopy(MINIMAL)
+    data["corpora"]["second"] = {"source": {"files": ["b.txt"]}, "tokenizer": {"corpus": "text"}}
+    assert parse_config(data).corpora["second"].tokenizer.corpus == "text"
+    for wrong in ("second", "third"):
+        data["corpora"]["second"]["tokenizer"]["corpus"] = wrong
+        with pytest.raises(InputError, match=rf"corpora.second.tokenizer.corpus: '{wrong}' is not defined"):
+            parse_config(data)
+
+
+def test_models_that_start_from_another():
+    data = copy.deepcopy(MINIMAL)
+    llama = {"family": "transformers", "corpus": "text", "transformers": {"model_type": "llama"}, "training": {"steps": 1, "warmup": 0}}
+    data["models"] |= {"a": llama, "b": {**llama, "start_from": "a"}}
+    assert parse_config(data).models["b"].start_from == "a"
+    data["models"]["a"] = {**llama, "start_from": "b"}
+    with pytest.raises(InputError, match=r"models.a.start_from: a -> b -> a is a circle"):
+        parse_config(data)
+    data["models"]["a"] = {**llama, "start_from": "c"}
+    with pytest.raises(InputError, match=r"models.a.start_from: 'c' is not defined"):
+        parse_config(data)
+
+
+def test_published_models():
+    data = copy.deepcopy(MINIMAL)
+    data["models"]["p"] = {"family": "pretrained", "corpus": "text", "hub": "a/b", "revision": "0" * 40}
+    assert parse_config(data).models["p"].longest is None
+    data["figures"] = {"f": {"kind": "parameters", "series": [{"label": "a", "models": "p"}]}}
+    with pytest.raises(InputError, match="'p' is not trained here; expected models with a training curve"):
+        parse_config(data)
+    for wrong in ({"folder": "x"}, {"revision": None}, {"hub": None}):
+        with pytest.raises(InputError, match=r"models\.p"):
+            parse_config(data | {"models": {**data["models"], "p": data["models"]["p"] | wrong}})
+
+
 def test_a_section_of_no_known_kind():
     data = copy.deepcopy(MINIMAL)
     data["codecs"]["levels11"]["kind"] = "level"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenbounds import sources
 from tokenbounds.errors import InputError
 from tokenbounds.sections import Source
-from tokenbounds.sources import SourceFile, count_all, count_documents, list_files, read_documents, read_range
+from tokenbounds.sources import SourceFile, count_all, count_documents, docstrings, list_files, read_documents, read_range
 
 
 def texts(path, field="text", start=0, stop=None):
@@ -263,3 +263,43 @@ def test_bad_parquet_columns(tmp_path):
 def test_a_lost_file(tmp_path):
     with pytest.raises(InputError, match=f"^{tmp_path}/a.txt: cannot be read .No such file or directory.$"):
         SourceFile(f"{tmp_path}/a.txt").bytes()
+
+
+SOURCE = '''"""Module.
+
+More."""
+import os
+
+
+def function():
+    """Does   it."""
+
+    class Inner:
+        """A class inside."""
+
+
+class Other:
+    def method(self):
+        """In a method.\\d"""
+
+    async def coroutine(self):
+        "One line."
+
+
+def without():
+    return "not a docstring"
+'''
+
+
+def test_docstrings_in_the_order_of_the_file():
+    found = docstrings(SOURCE).split("\n\n")
+    assert found == ["Module.", "More.", "Does   it.", "A class inside.", "In a method.\\d", "One line."]
+    assert docstrings("x = 1\n") == docstrings("def broken(:\n") == docstrings("\0") == docstrings("") == ""
+
+
+def test_a_source_of_docstrings(tmp_path):
+    (tmp_path / "a.txt").write_text(SOURCE)
+    (tmp_path / "b.txt").write_text("x = 1\n")
+    files = count_all(list_files(Source(files=[f"{tmp_path}/*.txt"])))
+    assert [text for _, _, text in read_range(files, "text", 0, 2, "docstrings")] == [docstrings(SOURCE), ""]
+    assert [text for _, _, text in read_range(files, "text", 0, 2)] == [SOURCE, "x = 1\n"]

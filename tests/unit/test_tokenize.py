@@ -217,6 +217,18 @@ def test_hub_tokenizers(piece_model, trained_dir, tmp_path):
         prepared(tmp_path / "c", hub, hub_files=[{"name": "vocab.txt", "path": "vocab.txt"}])
 
 
+def test_tokenizer_of_another_corpus(trained, trained_dir, tmp_path):
+    prepare_tokenizer(corpus_of({"corpus": "other"}), tmp_path / "tokenizer", other=trained_dir)
+    found = load_tokenizer(tmp_path / "tokenizer")
+    text = "def naïve(x):\n    return x"
+    ours, theirs = (list(tokenizer.encode_batch([text], ["a"])[0]) for tokenizer in (found, trained))
+    assert ours == theirs and found.vocab_size == trained.vocab_size
+    # It was not made from documents that this corpus leaves out, so certificates must not say so.
+    assert read_json(tmp_path / "tokenizer/info.json")["kind"] == "corpus"
+    with pytest.raises(InputError, match="no such file"):
+        prepare_tokenizer(corpus_of({"corpus": "other"}), tmp_path / "absent", other=tmp_path / "nothing")
+
+
 def test_a_changed_tokenizer_is_named(trained_dir, tmp_path):
     folder = shutil.copytree(trained_dir, tmp_path / "tokenizer")
     info = read_json(folder / "info.json")

@@ -149,7 +149,8 @@ class CausalLM(nn.Module):
         with torch.random.fork_rng(devices=[]):  # what is not drawn below is as the library initializes it
             torch.default_generator.manual_seed(seed % 2**63)
             model = cls(CausalLMConfig.model_validate(config), found, draw=True)
-        model.initialize(seed, getattr(found, "initializer_range", 0.02)).eval().check_predictions()
+        if not next(model.parameters()).is_meta:  # there only the layout is wanted
+            model.initialize(seed, getattr(found, "initializer_range", 0.02)).eval().check_predictions()
         return model, config
 
     def initialize(self, seed, std):
