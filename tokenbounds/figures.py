@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from tokenbounds.files import atomic_path
@@ -61,7 +62,7 @@ def write_size_figure(certificates, series, *, csv, pdf, png):
     with atomic_path(csv) as temporary:
         data.to_csv(temporary, index=False)
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.4), layout="constrained")
         for (label, lines), (colour, marker) in zip(data.groupby("series", sort=False), looks(), strict=False):
             lines = lines.sort_values("message_bytes")
             size = lines["message_bytes"] / 1e6
@@ -76,9 +77,8 @@ def write_size_figure(certificates, series, *, csv, pdf, png):
             axes.set_xlabel("compressed model size (MB)")
             axes.set_ylabel(title)
             log_axis(axes)
-        left.legend(fontsize=8)
-        if data["series"].nunique() > 1:
-            right.legend(fontsize=8)
+        for axes in (left, right)[: 1 + (data["series"].nunique() > 1)]:
+            axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
         save(figure, pdf, png)
 
 
@@ -127,6 +127,8 @@ def log_axis(axes, most=6):
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= most:
             break
+    if len(ticks) < 2:  # less than an octave: three round numbers
+        ticks = sorted({float(f"{value:.2g}") for value in np.linspace(low, high, 5)[1:-1]})
     axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(ticks))
     axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: _plain(value)))
     axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
