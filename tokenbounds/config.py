@@ -159,7 +159,7 @@ def _nearest(word, candidates):
 
 
 def _followed(location):
-    """A location without the kinds that choose between sections, and the valid keys of the section that holds it."""
+    """A location without the kinds that choose between sections, and the sections that it leads to, as far as it is known."""
     sections, kept, keys = [Config], [], 0  # keys: of a dictionary or a list, before a section
     for part in location:
         fields = sections[0].model_fields
@@ -170,25 +170,16 @@ def _followed(location):
         kept.append(part)
         if keys:
             keys -= 1
-        elif part in fields and len(kept) < len(location):
+        elif part in fields:
             sections = _sections_in(fields[part].annotation) or sections
             keys = _containers(fields[part].annotation)
-    return kept, list(sections[0].model_fields)
+    return kept, sections
 
 
 def _containers(annotation):
     """How many dictionaries and lists a field's type nests around its sections."""
     inner = [argument for argument in get_args(annotation) if _sections_in(argument)]
     return (get_origin(annotation) in (dict, list)) + (_containers(inner[0]) if inner else 0)
-
-
-def _sections_in_place(location):
-    """The sections that what is at a location may be."""
-    sections = [Config]
-    for part in location:
-        fields = sections[0].model_fields
-        sections = (_sections_in(fields[part].annotation) if part in fields else None) or sections
-    return sections
 
 
 def _kinds(section):
@@ -226,9 +217,10 @@ def parse_config(data: Any, name="config") -> Config:
     except ValidationError as error:
         # A misspelt key is also a missing one: say what it is, not what follows from it.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        location, keys = _followed([part for part in first["loc"] if part != "[key]"])
+        location, sections = _followed([part for part in first["loc"] if part != "[key]"])
         where = ".".join(map(str, location)) or "the configuration"
         if first["type"] == "extra_forbidden":
+            keys = list(sections[0].model_fields)  # of the section that holds it: the key itself leads nowhere
             hint = _nearest(location[-1], keys)
             raise InputError(
                 f"{name}: unknown key '{where}' (value {short(first['input'])}){hint}; valid keys: {', '.join(keys)}"
@@ -236,7 +228,7 @@ def parse_config(data: Any, name="config") -> Config:
         if first["type"] == "missing":
             raise InputError(f"{name}: '{where}' is missing") from None
         if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
-            kinds = " or ".join(kind for section in _sections_in_place(location) for kind in _kinds(section))
+            kinds = " or ".join(kind for section in sections for kind in _kinds(section))
             key = first["ctx"]["discriminator"].strip("'")
             found = first["input"].get(key) if isinstance(first["input"], dict) else first["input"]
             raise InputError(f"{name}: {where}.{key}: found {short(found)}; expected {kinds}") from None

@@ -323,8 +323,11 @@ class CorpusIndex:
 
     def document_start(self, positions):
         """Position of the first token of the document that holds each position. Any shape, int64."""
-        document = self.document_of(positions)
-        return np.where(document > 0, self.ends[np.maximum(document - 1, 0)].astype(np.int64), 0)
+        return self.start_of(self.document_of(positions))
+
+    def start_of(self, documents):
+        """Position of the first token of each document. Any shape, int64."""
+        return np.where(documents > 0, self.ends[np.maximum(documents - 1, 0)].astype(np.int64), 0)
 
 
 class TokenStore(CorpusIndex):
@@ -444,8 +447,7 @@ def draw_documents(index: CorpusIndex, n, seed, corpus_name):
     if n > count:
         raise InputError(f"{index.folder}: n = {n} draws from {count} documents; expected n <= documents")
     documents = generator(seed, "documents", corpus_name).integers(0, count, size=n, dtype=np.int64)
-    starts = np.where(documents > 0, index.ends[np.maximum(documents - 1, 0)].astype(np.int64), 0)
-    return pd.DataFrame({"draw": np.arange(n), "position": starts, "document": documents})
+    return pd.DataFrame({"draw": np.arange(n), "position": index.start_of(documents), "document": documents})
 
 
 class Segment(NamedTuple):

@@ -46,7 +46,7 @@ def head_of_message(path, store_folder, *, name, codec, bounds_settings, delta, 
     history : list of dict
         See `tokenbounds.smoothing.train_head`.
     """
-    message, store = read_message(path), TokenStore(store_folder)
+    message, base, store = read_message(path), Path(path).read_bytes(), TokenStore(store_folder)
     if message.head is not None:
         raise InputError(f"{path}: the message has a smoothing head; expected one without")
     if message.config["contexts"][sampling]["mode"] != "token":
@@ -62,7 +62,7 @@ def head_of_message(path, store_folder, *, name, codec, bounds_settings, delta, 
 
     def trained(width):
         """A head on the first `width` components of the state, at the price of its own message."""
-        coded = with_head(Path(path).read_bytes(), AlphaHead(width, codec["alpha_min"][0], codec["alpha_max"]))
+        coded = with_head(base, AlphaHead(width, codec["alpha_min"][0], codec["alpha_max"]))
         payments = bounds.payments_bits(8 * len(coded), sizes, choices_bits)
         return choose_head(
             hidden[:, :width],

@@ -3,11 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import torch
+
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path
 from tokenbounds.message import Message, decode, encode, split
-from tokenbounds.models import build_model, context_length_of, fill_model, layout_of, load_model
+from tokenbounds.models import build_model, context_length_of, fill_model, layout_of, load_config, load_model
 from tokenbounds.scoring import ContextRule
+from tokenbounds.smoothing import AlphaHead
 
 
 def tensors_of(model):
@@ -34,8 +37,12 @@ def encode_model(folder, codec, contexts, tensors=None):
     -------
     bytes
     """
-    model, config = load_model(folder)
-    return encode(tensors or tensors_of(model), {"hypothesis": config, "contexts": contexts}, codec=codec, layout=_layout)
+    if tensors is None:
+        model, config = load_model(folder)
+        tensors = tensors_of(model)
+    else:
+        config = load_config(folder)
+    return encode(tensors, {"hypothesis": config, "contexts": contexts}, codec=codec, layout=_layout)
 
 
 def with_head(data, head):
@@ -82,10 +89,6 @@ def decode_message(data, expect=None, name="message") -> Message:
 
 def alpha_head(head, where="message"):
     """The smoothing head that a decoded message describes."""
-    import torch
-
-    from tokenbounds.smoothing import AlphaHead
-
     if set(head.config) != {"alpha_head"} or set(head.tensors) != {"weight", "bias"}:
         keys = ", ".join([*head.config, *head.tensors])
         raise InputError(f"{where}: what follows the model is not a smoothing head (found {keys}; expected alpha_head, weight, bias)")
@@ -115,8 +118,6 @@ def model_of(message, where="message"):
 
 
 def _check_width(model, head, where):
-    import torch
-
     with torch.inference_mode():
         width = model.hidden(torch.zeros(1, 1, dtype=torch.int64)).shape[-1]
     if len(head.weight) - 1 not in (0, width):

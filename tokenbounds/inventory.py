@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenbounds.files import read_json
+from tokenbounds.files import canonical_json, read_json
 from tokenbounds.models import new_model
 from tokenbounds.sections import slice_of
 
@@ -30,7 +30,15 @@ def models_frame(config, vocab_size=None, results="results"):
         D; otherwise as trainable), ``dense`` (parameters of the same architecture without structure, V embeddings once); missing where V
         is not known.
     """
-    lines = []
+    lines, counted = [], {}
+
+    def count(hypothesis, where):
+        """Trainable values; hundreds of models of a sweep share their dense architecture."""
+        key = canonical_json(hypothesis)
+        if key not in counted:
+            counted[key] = _count(hypothesis, where)
+        return counted[key]
+
     for name, model in config.models.items():
         if model.family == "pretrained":
             lines.append({"model": name, "structure": f"as published ({model.hub or model.folder})"})
@@ -43,7 +51,7 @@ def models_frame(config, vocab_size=None, results="results"):
         base = {"vocab_size": size, "eot_id": 0, **{key: value for key, value in part.items() if key not in ("structure", "subspace")}}
         spanned = base | {key: part[key] for key in ("structure",) if key in part}
         trainable = spanned | {key: part[key] for key in ("subspace",) if key in part}
-        counts = [_count(found, f"models.{name}") for found in (trainable, spanned, base)]
+        counts = [count(found, f"models.{name}") for found in (trainable, spanned, base)]
         lines.append({"model": name, "structure": _words(model), **dict(zip(COUNTS, counts, strict=True))})
     return pd.DataFrame(lines, columns=["model", "structure", *COUNTS]).astype(dict.fromkeys(COUNTS, "Int64"))
 

@@ -6,7 +6,6 @@ to the scored positions only.
 """
 
 import dataclasses
-import itertools
 import math
 
 import numpy as np
@@ -157,8 +156,9 @@ def document_items(store, documents, rule, first_draw=0):
     Item
         In draw order; a document's first token has a pass of its own where the start token is for it alone.
     """
-    for draw, document in enumerate(np.asarray(documents, dtype=np.int64).tolist(), first_draw):
-        begin = int(store.ends[document - 1]) if document else 0
+    documents = np.asarray(documents, dtype=np.int64)
+    drawn = zip(documents.tolist(), store.start_of(documents).tolist(), strict=True)
+    for draw, (document, begin) in enumerate(drawn, first_draw):
         stop = min(int(store.ends[document]), begin + rule.length)
         yield from _passes(store, document, begin, begin, stop, rule, draw)
 
@@ -237,12 +237,7 @@ def score_items(model, items, *, batch_tokens, name="model", progress=False):
     InputError
         A logit is not finite; names the model and the position.
     """
-    scored = [None] * len(items)
-    for batch, counts, _, results in _scored_batches(model, items, batch_tokens, name, progress):
-        bounds = np.cumsum(counts)[:-1]
-        for i, *parts in zip(batch, *(np.split(result, bounds) for result in results), strict=True):
-            scored[i] = tuple(parts)
-    return scored
+    return [(log2_q, rank, entropy, *alpha) for _, log2_q, rank, entropy, *alpha in _scored(model, items, batch_tokens, name, progress)]
 
 
 def features(model, items, *, batch_tokens, name="model", progress=False):
@@ -254,20 +249,16 @@ def features(model, items, *, batch_tokens, name="model", progress=False):
         A row per scored token, in the order of the items.
     log2_q, entropy_bits : ndarray of float64, shape (Q,)
     """
-    parts = [None] * len(items)
-    for batch, counts, hidden, (log2_q, _, entropy, *_) in _scored_batches(model, items, batch_tokens, name, progress):
-        bounds = np.cumsum(counts)[:-1]
-        for i, *part in zip(batch, *(np.split(column, bounds) for column in (hidden.cpu().numpy(), log2_q, entropy)), strict=True):
-            parts[i] = part
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    columns = [np.concatenate(column) for column in zip(*_scored(model, items, batch_tokens, name, progress, states=True), strict=True)]
+    return columns[0], columns[1], columns[3]
 
 
 @torch.inference_mode()
-def _scored_batches(model, items, batch_tokens, name, progress):
-    """Per batch: numbers of its items, scored tokens of each, their states (Q, width), and the arrays of `score_items`, joined."""
-    device = next(itertools.chain(model.parameters(), model.buffers())).device
+def _scored(model, items, batch_tokens, name, progress, states=False):
+    """Per item, a list of arrays: its final states (Q, width), or None without `states`, then the columns of `score_items`."""
+    device = next(model.parameters()).device
     model.eval()
-    groups = list(batches([item.ids.size for item in items], batch_tokens))
+    scored, groups = [None] * len(items), list(batches([item.ids.size for item in items], batch_tokens))
     for batch in tqdm(groups, desc=f"score {name}", unit="batch", disable=None if progress else True):
         chosen = [items[i] for i in batch]
         longest = max(item.ids.size for item in chosen)
@@ -285,7 +276,11 @@ def _scored_batches(model, items, batch_tokens, name, progress):
         if wrong.any():
             position = np.concatenate([item.positions for item in chosen])[int(np.flatnonzero(wrong)[0])]
             raise InputError(f"{name}: the prediction for the token at position {position} is not finite")
-        yield batch, counts, hidden, results
+        bounds = np.cumsum(counts)[:-1]
+        kept = np.split(hidden.cpu().numpy(), bounds) if states else [None] * len(batch)
+        for i, *parts in zip(batch, kept, *(np.split(result, bounds) for result in results), strict=True):
+            scored[i] = parts
+    return scored
 
 
 def _score_hidden(model, hidden, targets):

@@ -23,6 +23,12 @@ def _check_commit(revision):
     return revision
 
 
+def _check_vocabulary(tokens):
+    if "" in tokens or len(set(tokens)) != len(tokens):
+        raise ValueError("an empty token, or one that is listed twice; expected different tokens")
+    return tokens
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
 Commit = Annotated[str, AfterValidator(_check_commit)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -91,7 +97,7 @@ class TokenizerTraining(Section):
 
 
 class Tokenizer(Section):
-    """How text becomes token ids: exactly one of `train`, `corpus`, `file`, `hub`, `gpt2`, `sentencepiece`."""
+    """How text becomes token ids: exactly one of `train`, `corpus`, `file`, `hub`, `gpt2`, `sentencepiece`, `vocabulary`."""
 
     train: TokenizerTraining | None = Field(None, description="Train a byte-level BPE tokenizer on a seeded part of the corpus.")
     corpus: Name | None = Field(None, description="The tokenizer of another corpus, so that a model of one can be used on the other.")
@@ -100,10 +106,20 @@ class Tokenizer(Section):
     revision: Commit | None = Field(None, description="Commit of the hub tokenizer, 40 hexadecimal digits; required with `hub`.")
     gpt2: str | None = Field(None, description="Folder with GPT-2's encoder.json and vocab.bpe.")
     sentencepiece: str | None = Field(None, description="A SentencePiece tokenizer.model.")
+    vocabulary: Annotated[list[str], AfterValidator(_check_vocabulary)] | None = Field(
+        None,
+        min_length=2,
+        description="All tokens as written, EOT among them; a token's id is its place, and text is made of these only.",
+    )
+
+    @property
+    def kind(self):
+        """Which of the keys is given."""
+        return self._exactly_one("train", "corpus", "file", "hub", "gpt2", "sentencepiece", "vocabulary")
 
     @model_validator(mode="after")
     def _check(self):
-        kind = self._exactly_one("train", "corpus", "file", "hub", "gpt2", "sentencepiece")
+        kind = self.kind
         if (kind == "hub") != bool(self.revision):
             raise ValueError("`revision` (the commit to download) goes with a hub tokenizer, and a hub tokenizer needs it")
         return self

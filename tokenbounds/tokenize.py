@@ -67,8 +67,11 @@ class TextTokenizer:
         """
         encoded = []
         for number, text in enumerate(texts):
-            ids = self._encode(text)
             name = where[number] if where else f"text {number}"
+            try:
+                ids = self._encode(text)
+            except Exception as error:  # the library raises bare Exception
+                raise InputError(f"{name}: the tokenizer cannot encode it ({' '.join(str(error).split())})") from None
             if ids.size and ids.max() >= self.vocab_size:
                 raise InputError(f"{name}: the tokenizer gave id {ids.max()}, outside its vocabulary of {self.vocab_size}")
             if (ids == self.eot_id).any():
@@ -172,6 +175,15 @@ def _gpt2_tokenizer(folder):
     return tokenizer
 
 
+def listed_tokenizer(tokens) -> tokenizers.Tokenizer:
+    """A tokenizer of these tokens only, the longest first where several fit: a token's id is its place in the list."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({token: place for place, token in enumerate(tokens)}))
+    longest_first = "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(longest_first), "isolated")
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    return tokenizer
+
+
 def train_tokenizer(texts, vocab_size, eot) -> tokenizers.Tokenizer:
     """Train a byte-level BPE on `texts`.
 
@@ -225,7 +237,7 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         A missing or unreadable file, a vocabulary that is not GPT-2's, or an EOT that is not in the vocabulary.
     """
     config = corpus.tokenizer
-    kind = next(name for name in ("train", "corpus", "file", "hub", "gpt2", "sentencepiece") if getattr(config, name) is not None)
+    kind = config.kind
     with atomic_folder(folder) as temporary:
         if kind == "train":
             if documents is None:
@@ -235,6 +247,9 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         elif kind == "gpt2":
             source, name = None, "tokenizer.json"
             _gpt2_tokenizer(config.gpt2).save(str(temporary / name))
+        elif kind == "vocabulary":
+            source, name = None, "tokenizer.json"
+            listed_tokenizer(config.vocabulary).save(str(temporary / name))
         elif kind == "hub":
             if hub_files is None:
                 raise ValueError("tokenizer.hub needs hub_files, the list that tokenbounds.hub.download returned")

@@ -14,6 +14,7 @@ import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import tokenbounds.tokenize
 from tokenbounds.corpus import SPLITS, TOKENIZER, TokenStore, build_index, write_manifest
@@ -407,3 +408,21 @@ def test_redpajama_token_counts(shared, tmp_path, name):
     published_thousands, exact = REDPAJAMA[name]
     assert round(train.m / 1000) == published_thousands
     assert train.m == exact
+
+
+def test_listed_vocabulary(tmp_path):
+    config = {"source": {"files": ["x"]}, "tokenizer": {"vocabulary": ["[CLS]", "[ClSep]", "[SEP]", "A", "C", "AC"]}, "eot": "[SEP]"}
+    corpus = Corpus.model_validate(config)
+    prepare_tokenizer(corpus, tmp_path / "tokenizer")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    assert (tokenizer.vocab_size, tokenizer.eot_id) == (6, 2)
+    assert tokenizer.encode_batch(["[CLS]ACA[ClSep]C"])[0].tolist() == [0, 5, 3, 1, 4]
+    assert tokenizer.decode([0, 5, 3, 1, 4]) == "[CLS]ACA[ClSep]C"
+    with pytest.raises(InputError, match=r"family 7: the tokenizer cannot encode it"):
+        tokenizer.encode_batch(["[CLS]AXA"], ["family 7"])
+    with pytest.raises(InputError, match="end-of-text"):
+        tokenizer.encode_batch(["[CLS][SEP]"])
+    with pytest.raises(InputError, match="not in its vocabulary"):
+        prepare_tokenizer(corpus.model_copy(update={"eot": "[EOS]"}), tmp_path / "other")
+    with pytest.raises(ValidationError, match="listed twice"):
+        Corpus.model_validate({**config, "tokenizer": {"vocabulary": ["A", "A"]}})

@@ -67,7 +67,7 @@ def _in_data(location, data):
 
 def build_model(config, where="model config"):
     """A model without weights from a hypothesis configuration; `InputError` names `where` when the configuration is not one."""
-    return _named(where, _family(config, where).from_config, config)
+    return errors_named(where, _family(config, where).from_config, config)
 
 
 def new_model(config, seed, where="model config"):
@@ -75,10 +75,10 @@ def new_model(config, seed, where="model config"):
     name = config.get("family")
     if name not in FAMILIES:
         raise InputError(f"{where}: family {name!r} is not known; expected one of {', '.join(FAMILIES)}")
-    return _named(where, _class_of(name).create, config, seed)
+    return errors_named(where, _class_of(name).create, config, seed)
 
 
-def _named(where, function, *arguments):
+def errors_named(where, function, *arguments):
     """`function(*arguments)`, its `InputError` beginning with `where`."""
     try:
         return function(*arguments)
@@ -135,12 +135,13 @@ def fill_model(model, tensors, where):
             raise InputError(f"{where}: tensor '{name}' has shape {list(tensor.shape)}, expected {list(shape)}")
         if not tensor.is_floating_point():
             raise InputError(f"{where}: tensor '{name}' has type {tensor.dtype}, expected floating point")
-        _check_finite(where, name, tensor)
+        check_finite(where, name, tensor)
         parameters[name].data.copy_(tensor)
     return model.eval()
 
 
-def _check_finite(where, name, tensor):
+def check_finite(where, name, tensor):
+    """Refuse a tensor that holds a NaN or an infinity, with an `InputError` that begins with `where`."""
     bad = tensor.numel() - int(tensor.isfinite().sum())
     if bad:
         raise InputError(f"{where}: tensor '{name}' holds {bad} values that are NaN or infinite, expected none")
@@ -201,7 +202,7 @@ def save_model(folder, model, config, provenance):
     parameters = dict(model.named_parameters())
     tensors = {name: parameters[name].detach().float().cpu().contiguous() for name, _ in model.layout()}
     for name, tensor in tensors.items():
-        _check_finite(path, name, tensor)
+        check_finite(path, name, tensor)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary)
     write_json(Path(folder) / CONFIG_FILE, {**config, "provenance": provenance})

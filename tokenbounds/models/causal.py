@@ -22,9 +22,8 @@ from torch import nn
 
 from tokenbounds.errors import InputError
 from tokenbounds.files import canonical_json, read_json
-from tokenbounds.models import CONFIG_FILE, WEIGHTS_FILE, _named, checked, fill_model
-from tokenbounds.models.gpt import GPT
-from tokenbounds.models.layers import fill_nan
+from tokenbounds.models import CONFIG_FILE, WEIGHTS_FILE, checked, errors_named, fill_model
+from tokenbounds.models.layers import fill_nan, mean_loss_nats
 from tokenbounds.sections import Section
 from tokenbounds.streams import generator, normals
 
@@ -196,7 +195,9 @@ class CausalLM(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             return self._logits(hidden.float()).float()
 
-    forward = GPT.forward
+    def forward(self, ids, targets):
+        """Mean loss in nats per token of predicting `targets` (B, T) from `ids` (B, T); for training: autocast makes the logits coarse."""
+        return mean_loss_nats(self._logits, self.hidden(ids), targets)
 
     def _states(self, ids):
         return self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
@@ -364,18 +365,18 @@ def read_folder(folder, *, vocab_size, eot_id, start_token="first", context_leng
     if not isinstance(entries, dict):
         raise InputError(f"{path}: a {type(entries).__name__}; expected keys with values")
     entries = {key: value for key, value in entries.items() if not _BOOKKEEPING.fullmatch(key)}
-    found = _named(path, _transformers_config, entries)
+    found = errors_named(path, _transformers_config, entries)
     context_length = context_length or getattr(found, "max_position_embeddings", None)
     if context_length is None:
         raise InputError(f"{path}: it has no max_position_embeddings; expected a context_length beside it")
-    config = {"family": "transformers", "vocab_size": vocab_size, "transformers": _named(path, _canonical, found)}
+    config = {"family": "transformers", "vocab_size": vocab_size, "transformers": errors_named(path, _canonical, found)}
     config |= {"context_length": context_length, "start_token": start_token, "eot_id": eot_id}
     checked(CausalLMConfig, config, path)
     with torch.device("meta"):
-        model = _named(path, CausalLM.from_config, config)
+        model = errors_named(path, CausalLM.from_config, config)
     model.lm = _load_tensors(folder, model)
     fill_model(model, {name: parameter.detach() for name, parameter in model.named_parameters()}, folder)  # which checks them
-    _named(folder, model.check_predictions)
+    errors_named(folder, model.check_predictions)
     return model, config
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from tokenbounds.errors import InputError
-from tokenbounds.models.layers import Embedding, Linear
+from tokenbounds.models.layers import Embedding, Linear, mean_loss_nats
 from tokenbounds.models.structured import structure_gpt
 from tokenbounds.models.subspace import Subspace as SubspaceModel
 from tokenbounds.sections import Architecture, Section, Structure, Subspace
@@ -24,7 +24,6 @@ from tokenbounds.streams import normals
 
 _STD, _STD_WIDTH = 0.02, 768  # of the initial weights: GPT-2's at GPT-2 small's width; at 64, 0.02 itself costs .3 bits after 1e6 tokens
 _ROTARY_BASE = 10000.0
-_LOSS_ROWS = 256  # rows of logits at a time in the training loss on a CPU: the loss of all rows at once takes twice as long
 
 
 class Init(Section):
@@ -247,13 +246,7 @@ class GPT(nn.Module):
 
     def forward(self, ids, targets):
         """Mean loss in nats per token of predicting `targets` (B, T) from `ids` (B, T); for training: autocast makes the logits coarse."""
-        hidden, targets = self.hidden(ids).flatten(0, 1), targets.flatten()  # (B T, W), (B T)
-        rows = _LOSS_ROWS if hidden.device.type == "cpu" else len(hidden)
-        losses = [
-            F.cross_entropy(self._logits(h).float(), t, reduction="sum")
-            for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
-        ]
-        return sum(losses) / len(targets)
+        return mean_loss_nats(self._logits, self.hidden(ids), targets)
 
 
 def rotary_tables(context_length, head_width):

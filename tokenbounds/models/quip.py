@@ -29,7 +29,7 @@ from torch import nn
 
 from tokenbounds.errors import InputError
 from tokenbounds.files import read_json
-from tokenbounds.models import CONFIG_FILE, WEIGHTS_FILE, _check_finite, checked
+from tokenbounds.models import CONFIG_FILE, WEIGHTS_FILE, check_finite, checked
 from tokenbounds.sections import Section
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -470,7 +470,7 @@ def dequantize(tensors, quip_params, fuse_sizes=None, where="quantized linear"):
     _check_layout(found, layout, where)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
-            _check_finite(where, name, tensor)
+            check_finite(where, name, tensor)
     expected_id = _CODEBOOKS[params.codebook, params.codebook_version].id
     if int(tensors["codebook_id"]) != expected_id:
         raise InputError(f"{where}: codebook_id {int(tensors['codebook_id'])}, expected {expected_id} for {params.codebook}")
@@ -564,7 +564,7 @@ class QuipCheckpoint:
     def weights(self, name, device="cpu"):
         """A float16 tensor as finite float32, on `device`."""
         tensor = self.tensor(name).to(device, torch.float32)
-        _check_finite(self._where, name, tensor)
+        check_finite(self._where, name, tensor)
         return tensor
 
     def layer(self, i, device="cpu"):
