@@ -6,7 +6,7 @@ PROFILE ?= local
 CORES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart run test lint format schema coverage deviations clean clean-all
+.PHONY: help quickstart run resume test test-cluster lint format schema coverage deviations clean clean-all
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,8 +24,13 @@ quickstart: $(VENV)/.ready  ## certified bounds for language models trained on t
 run: $(VENV)/.ready  ## the run of a profile: make run PROFILE=local
 	@$(BIN)/python workflow_scripts/launch.py --profile profiles/$(PROFILE)
 
-test: $(VENV)/.ready  ## all tests
+resume: run  ## after anything went wrong: cancels orphaned cluster jobs, removes the lock, goes on (make run does the same)
+
+test: $(VENV)/.ready  ## all tests but those on a cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
+
+test-cluster: $(VENV)/.ready  ## tests on a Slurm that is started for them: root, with the Debian packages slurm-wlm and munge
+	TOKENBOUNDS_TEST_CLUSTER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cluster
 
 lint: $(VENV)/.ready  ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ include: "rules/model.smk"
 include: "rules/message.smk"
 include: "rules/risk.smk"
 include: "rules/bound.smk"
+include: "rules/meaning.smk"
 include: "rules/paper.smk"
 
 

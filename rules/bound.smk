@@ -8,6 +8,7 @@ localrules:
 rule bound:
     input:
         message="results/{run}/messages/{model}.{codec}.bin",
+        gate=gate_file,
         index="results/{run}/tokens/{corpus}/train/index.json",
         documents="results/{run}/tokens/{corpus}/documents.json",
         tokenizer="results/{run}/tokens/{corpus}/tokenizer",

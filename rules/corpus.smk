@@ -8,6 +8,8 @@ results/{run}/positions/.
 localrules:
     download_corpus,
     download_tokenizer,
+    positions,
+    sequences,
 
 
 rule download_corpus:
@@ -44,6 +46,47 @@ rule download_tokenizer:
         "../workflow_scripts/download.py"
 
 
+rule sequences:
+    input:
+        package=package("sequences", "streams"),
+    output:
+        documents="results/{run}/tokens/{corpus}/sequences.jsonl",
+    log:
+        "results/{run}/logs/sequences/{corpus}.log",
+    benchmark:
+        "results/{run}/benchmarks/sequences/{corpus}.tsv"
+    wildcard_constraints:
+        corpus=corpora_of("sequences"),
+    params:
+        options=lambda w: slice_of(CONFIG.corpora[w.corpus].source.sequences),
+        seed=CONFIG.seed,
+    script:
+        "../workflow_scripts/sequences.py"
+
+
+rule families:
+    input:
+        files=antibody_files,
+        package=package("antibodies", "repertoire", "streams"),
+    output:
+        documents="results/{run}/tokens/{corpus}/families.jsonl",
+        sidecar="results/{run}/tokens/{corpus}/families.json",
+    log:
+        "results/{run}/logs/families/{corpus}.log",
+    benchmark:
+        "results/{run}/benchmarks/families/{corpus}.tsv"
+    wildcard_constraints:
+        corpus=corpora_of("antibodies"),
+    resources:
+        mem_mb=scaled(16000),
+        runtime=scaled(24 * 60),
+    params:
+        options=lambda w: slice_of(CONFIG.corpora[w.corpus].source.antibodies),
+        seed=CONFIG.seed,
+    script:
+        "../workflow_scripts/families.py"
+
+
 rule documents:
     input:
         files=corpus_files,
@@ -57,8 +100,8 @@ rule documents:
         "results/{run}/benchmarks/documents/{corpus}.tsv"
     threads: 2
     resources:
-        mem_mb=2000,
-        runtime="4h",
+        mem_mb=scaled(2000),
+        runtime=scaled(4 * 60),
     params:
         corpus=lambda w: slice_of(CONFIG.corpora[w.corpus], exclude={"eot"}),
         versions=installed_versions,
@@ -81,8 +124,8 @@ rule tokenizer:
         "results/{run}/benchmarks/tokenizer/{corpus}.tsv"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime="4h",
+        mem_mb=scaled(8000),
+        runtime=scaled(4 * 60),
     params:
         corpus=lambda w: slice_of(CONFIG.corpora[w.corpus], include={"tokenizer", "eot", "source", "empty_documents"}),
     script:
@@ -104,8 +147,8 @@ rule tokenize:
         "results/{run}/benchmarks/tokenize/{corpus}.{shard}.tsv"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime="12h",
+        mem_mb=scaled(4000),
+        runtime=scaled(12 * 60),
     params:
         corpus=lambda w: slice_of(CONFIG.corpora[w.corpus], include={"tokenizer", "eot", "source", "empty_documents"}),
     script:
@@ -126,8 +169,8 @@ rule index:
     benchmark:
         "results/{run}/benchmarks/index/{corpus}.{split}.tsv"
     resources:
-        mem_mb=4000,
-        runtime="4h",
+        mem_mb=scaled(4000),
+        runtime=scaled(4 * 60),
     script:
         "../workflow_scripts/index.py"
 
@@ -145,8 +188,8 @@ rule positions:
     benchmark:
         "results/{run}/benchmarks/positions/{corpus}.{sampling}.tsv"
     resources:
-        mem_mb=2000,
-        runtime="30m",
+        mem_mb=scaled(2000),
+        runtime=scaled(30),
     params:
         sampling=lambda w: slice_of(CONFIG.schemes[w.sampling], include={"mode", "n", "window"}),
         seed=CONFIG.seed,

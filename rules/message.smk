@@ -7,7 +7,7 @@ rule message:
         config="results/{run}/models/{model}/config.json",
         tokens=lambda w: training_tokens(w) if learns(w) else [],
         learning=lambda w: package("tuning", "training", "corpus", "devices") if learns(w) else [],
-        package=package("coding", "quantize", "lattice", "models/quip", "message", "hypothesis", *MODELS),
+        package=package("coding", "quantize", "lattice", "models/quip", "count_codec", "models/markov", "message", "hypothesis", *MODELS),
     output:
         message="results/{run}/messages/{model}.{codec}.bin",
         sidecar="results/{run}/messages/{model}.{codec}.json",
@@ -16,11 +16,11 @@ rule message:
     benchmark:
         "results/{run}/benchmarks/message/{model}.{codec}.tsv"
     wildcard_constraints:
-        codec=codecs_of("levels", "lattice"),
+        codec=codecs_of("levels", "lattice", "counts"),
     threads: CONFIG.scoring.threads
     resources:
         mem_mb=lambda w, attempt: (32000 if CONFIG.models[w.model].family == "pretrained" else 8000) * attempt,
-        runtime="4h",
+        runtime=scaled(4 * 60),
         gpu=lambda w: 1 if learns(w) else 0,
     params:
         codec=lambda w: slice_of(CONFIG.codecs[w.codec]),
@@ -28,6 +28,32 @@ rule message:
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/message.py"
+
+
+rule compress:
+    input:
+        files=published_files,
+        index=training_tokens,
+        package=package("published", "compressors", "message", "models/__init__", "models/causal", "models/quip"),
+    output:
+        message="results/{run}/messages/{model}.{codec}.bin",
+        sidecar="results/{run}/messages/{model}.{codec}.json",
+    log:
+        "results/{run}/logs/compress/{model}.{codec}.log",
+    benchmark:
+        "results/{run}/benchmarks/compress/{model}.{codec}.tsv"
+    wildcard_constraints:
+        codec=codecs_of("zip"),
+    resources:
+        # A QuIP# checkpoint is never loaded whole; another one is, to check it.
+        mem_mb=lambda w, attempt: (4000 if CONFIG.models[w.model].family == "quip" else 32000) * attempt,
+        runtime="12h",
+    params:
+        model=lambda w: slice_of(CONFIG.models[w.model]),
+        codec=lambda w: slice_of(CONFIG.codecs[w.codec]),
+        contexts=CONFIG.contexts,
+    script:
+        "../workflow_scripts/compress.py"
 
 
 rule alpha_head:
@@ -46,8 +72,8 @@ rule alpha_head:
         codec=codecs_of("alpha_head"),
     threads: CONFIG.scoring.threads
     resources:
-        mem_mb=lambda w, attempt: 16000 * attempt,
-        runtime="4h",
+        mem_mb=scaled(16000),
+        runtime=scaled(4 * 60),
         gpu=1,
     params:
         codec=lambda w: slice_of(CONFIG.codecs[w.codec]),

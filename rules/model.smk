@@ -30,7 +30,8 @@ rule train:
         model=models_of("gpt", "transformers"),
     threads: lambda w: CONFIG.models[w.model].training.threads * CONFIG.models[w.model].training.processes
     resources:
-        mem_mb=lambda w, attempt: 8000 * attempt,
+        mem_mb=lambda w, attempt: 8000 * CONFIG.models[w.model].training.processes * attempt,
+        # Not scaled: the retry continues from the last checkpoint.
         runtime="5d",
         gpu=lambda w: CONFIG.models[w.model].training.processes,
     params:
@@ -41,6 +42,29 @@ rule train:
         "../workflow_scripts/train.py"
 
 
+rule markov:
+    input:
+        index=training_tokens,
+        package=package("models/markov", "models/__init__", "count_codec", "corpus", "streams"),
+    output:
+        weights="results/{run}/models/{model}/model.safetensors",
+        config="results/{run}/models/{model}/config.json",
+    log:
+        "results/{run}/logs/markov/{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/markov/{model}.tsv"
+    wildcard_constraints:
+        model=models_of("markov"),
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(60),
+    params:
+        model=lambda w: slice_of(CONFIG.models[w.model]),
+        seed=CONFIG.seed,
+    script:
+        "../workflow_scripts/markov.py"
+
+
 rule download_model:
     output:
         manifest="resources/models/{model}/download.json",
@@ -49,13 +73,13 @@ rule download_model:
     benchmark:
         "resources/benchmarks/download_model/{model}.tsv"
     wildcard_constraints:
-        model=models_of("pretrained"),
+        model=models_of("pretrained", "quip"),
     retries: 3
     params:
         repository=lambda w: CONFIG.models[w.model].hub,
         revision=lambda w: CONFIG.models[w.model].revision,
-        patterns=["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"],
         repository_type="model",
+        weights=True,
     script:
         "../workflow_scripts/download.py"
 
@@ -75,8 +99,8 @@ rule pretrained:
     wildcard_constraints:
         model=models_of("pretrained"),
     resources:
-        mem_mb=lambda w, attempt: 16000 * attempt,
-        runtime="2h",
+        mem_mb=scaled(16000),
+        runtime=scaled(2 * 60),
     params:
         model=lambda w: slice_of(CONFIG.models[w.model]),
     script:

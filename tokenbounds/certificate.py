@@ -11,9 +11,9 @@ from tokenbounds.corpus import CorpusIndex, TokenStore, draw, read_positions
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.files import provenance, read_json, sha256_file, write_json
-from tokenbounds.hypothesis import context_rule, model_of, read_message
-from tokenbounds.message import message_bits
+from tokenbounds.hypothesis import complexity_bits, context_rule, published_folder, read_message, read_model
 from tokenbounds.metrics import ASSUMES, metrics
+from tokenbounds.published import compressed_again
 from tokenbounds.records import draw_items, read_records, read_sidecars
 from tokenbounds.scoring import LN2, largest_difference, rank_interval, score_items
 from tokenbounds.sections import Bounds, Sampling, slice_of
@@ -72,7 +72,8 @@ def make(run, name, *, delta, settings, choices_bits, parts):
     context = message.config["contexts"][sampling]
     store = CorpusIndex(index_path.parent)
     draws = read_positions(draws_path, store)
-    bits = message_bits(message_path)
+    bits = complexity_bits(message_path, message)
+    gate_path = run / "gates" / f"{model}.{codec}.json"
     facts = {
         "delta": delta,
         "m": population(index["m_tokens"], index["documents"], context),
@@ -94,7 +95,7 @@ def make(run, name, *, delta, settings, choices_bits, parts):
             "message": file_entry(run, message_path),
             "message_bytes": bits // 8,
             "message_bits": bits,
-            "measured_as": "8 times the bytes of the coded message, from which the scored model was decoded",
+            **measured(message),
         },
         "corpus": {
             "name": corpus,
@@ -111,9 +112,27 @@ def make(run, name, *, delta, settings, choices_bits, parts):
             "draws": file_entry(run, draws_path),
         },
         "records": [file_entry(run, path) for path in record_paths],
+        **({"gate": file_entry(run, gate_path) | gate_facts(gate_path)} if gate_path.exists() else {}),
         "scored_on": {key: ", ".join(sorted({sidecar[key] for sidecar in sidecars})) for key in ("device", "dtype")},
         "metrics": metrics(records_of(record_paths, draws, message, sampling, store), bits, **facts, **smoothing(message, sampling)),
         **provenance({"delta": delta, "bounds": settings, "choices_bits": choices_bits}),
+    }
+
+
+def gate_facts(path):
+    """What the sanity gate found of a published model."""
+    gate = read_json(path)
+    return {key: gate[key] for key in ("bits_per_token", "random_guess", "documents", "bad")}
+
+
+def measured(message):
+    """What the bits of a message are those of, and the published files behind them."""
+    if "files" not in message.config:
+        return {"measured_as": "8 times the bytes of the coded message, from which the scored model was decoded"}
+    tool = f"{message.codec['tool']} -{message.codec['level']}{' of byte planes' if message.codec['split_planes'] else ''}"
+    return {
+        "measured_as": f"8 times the bytes of the published files after {tool}, and of the frame that names them",
+        "files": message.config["files"],
     }
 
 
@@ -267,7 +286,7 @@ def _check_message(run, certificate):
     hypothesis = certificate["hypothesis"]
     path = run / hypothesis["message"]["path"]
     message = read_message(path)
-    bits = message_bits(path)
+    bits = complexity_bits(path, message)
     context = {key: certificate["sampling"].get(key) for key in ("mode", "context_length", "window")}
     named = message.config["contexts"].get(certificate["sampling"]["name"], {})
     same = message.config["hypothesis"] == hypothesis["config"] and context == {key: named.get(key) for key in context}
@@ -275,6 +294,9 @@ def _check_message(run, certificate):
     held = same and bits == hypothesis["message_bits"] and hypothesis.get("alpha_head") == head
     family, schemes = message.config["hypothesis"]["family"], len(message.config["contexts"])
     yield Check("message", held, f"decodes to {len(message.tensors)} tensors of a {family} model; C(h) = {bits} bits")
+    if "files" in message.config:
+        found, stated = compressed_again(message, published_folder(path)), message.config["compressed_bytes"]
+        yield Check("size", found <= stated, f"the published files are the message's and compress to {found} bytes; {stated} are stated")
     # The message holds the contexts of all sampling schemes: which of them a certificate is about is a choice, and is paid for.
     needed, paid = math.log2(schemes), certificate["choices_bits"].get("sampling scheme", 0)
     yield Check("choices", paid >= needed, f"{paid:g} bits are paid for one of {schemes} sampling schemes, {needed:g} are needed")
@@ -326,7 +348,13 @@ def _is_number(value):
 
 def _check_rescore(run, certificate, count):
     sampling, name = certificate["sampling"], certificate["name"]
-    message = read_message(run / certificate["hypothesis"]["message"]["path"])
+    tolerance_bits, where = bounds.numeric_slack_bits(certificate["epsilon_nats"]), certificate["scored_on"]["device"]
+    try:
+        device = choose_device(where)
+    except InputError:
+        device = choose_device("cpu")
+        tolerance_bits, where = max(tolerance_bits, _OTHER_DEVICE_BITS), f"{where}, checked on cpu"
+    message, model = read_model(run / certificate["hypothesis"]["message"]["path"], device)
     store = TokenStore((run / certificate["corpus"]["index"]["path"]).parent)
     items = list(draw_items(message, store, run / sampling["draws"]["path"], sampling["name"]))
     # Not a seeded sample: whoever made the records must not know which ones are looked at.
@@ -335,13 +363,6 @@ def _check_rescore(run, certificate, count):
     paths = [run / item["path"] for item in certificate["records"]]
     records = read_records(paths, head=message.head is not None, ragged=documents)
     starts = np.cumsum([0, *(item.targets.size for item in items)])
-    tolerance_bits, where = bounds.numeric_slack_bits(certificate["epsilon_nats"]), certificate["scored_on"]["device"]
-    try:
-        device = choose_device(where)
-    except InputError:
-        device = choose_device("cpu")
-        tolerance_bits, where = max(tolerance_bits, _OTHER_DEVICE_BITS), f"{where}, checked on cpu"
-    model = model_of(message).to(device)
     scored = score_items(model, [items[i] for i in chosen], batch_tokens=1, name=name)
     differences, wrong = [], []
     for i, found in zip(chosen, scored, strict=True):

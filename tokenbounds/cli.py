@@ -101,7 +101,7 @@ def _show(options):
         frame = models_frame(load_config(*configs), options.vocab_size)
         shown = {name: frame[name].map(lambda count: "-" if pd.isna(count) else f"{count:,}") for name in COUNTS}
         print(frame.assign(**shown).to_string(index=False))
-        if (frame["dense"].isna() & ~frame["structure"].str.startswith("as published")).any():
+        if (frame["dense"].isna() & ~frame["structure"].str.startswith(("as published", "markov"))).any():
             print("-: tokens not made yet, so the vocabulary's size is not known; expected --vocab-size (GPT-2: 50257)", file=sys.stderr)
         return 0
     for path in options.path:

@@ -9,7 +9,7 @@ from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.hypothesis import encode_model, tensors_of
 from tokenbounds.lattice import check_shape, hessians, quantize_model
-from tokenbounds.models import context_length_of, load_model
+from tokenbounds.models import context_length_of, load_config, load_model
 from tokenbounds.streams import generator, stream_seed
 from tokenbounds.training import sample
 from tokenbounds.tuning import tune
@@ -27,7 +27,7 @@ def code_model(folder, codec, contexts, *, name, seed, tokens=None, device="auto
     folder : path
         With ``config.json`` and ``model.safetensors``.
     codec : dict
-        A codec of the configuration, kind ``levels`` or ``lattice``: see `tokenbounds.sections.Levels` and `Lattice`.
+        A codec of the configuration, kind ``levels``, ``lattice`` or ``counts``: see `tokenbounds.sections.Levels`, `Lattice` and `Counts`.
     contexts : dict
         As for `tokenbounds.hypothesis.encode_model`.
     name : str
@@ -46,6 +46,9 @@ def code_model(folder, codec, contexts, *, name, seed, tokens=None, device="auto
     report : dict
         What tuning or calibration did; empty without.
     """
+    if codec["kind"] == "counts":
+        config = load_config(folder)
+        return encode_model(folder, {"kind": "counts", **{key: config[key] for key in ("vocab_size", "eot_id")}}, contexts), {}
     levels = {key: codec[key] for key in ("levels", "method", "codebook")}
     if codec["kind"] == "lattice":
         number = stream_seed(seed, "lattice", name) % 2**32
@@ -83,7 +86,7 @@ def lattice_tensors(model, tokens, *, bits, seed, count, length, rng, options):
     bits, seed, options
         As for `tokenbounds.lattice.quantize_model`.
     count, length : int
-        Tokens for the Hessians, and per sequence.
+        Tokens for the Hessians, and per sequence (see `tokenbounds.training.sample`).
     rng : numpy.random.Generator
         Draws the sequences.
 
@@ -96,7 +99,7 @@ def lattice_tensors(model, tokens, *, bits, seed, count, length, rng, options):
     """
     device = next(model.parameters()).device
     model.eval()
-    per_batch = _SEQUENCES * length
+    per_batch = _SEQUENCES * max(length, 1)
     batches = (sample(tokens, rng, _SEQUENCES, length, device)[0] for _ in range(-(-count // per_batch)))
     found = hessians(getattr(model, "lm", model), batches, forward=lambda ids: model.head(model.hidden(ids)))
     plain = tensors_of(model)

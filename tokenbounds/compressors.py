@@ -6,7 +6,8 @@ One file
     The file itself: ``gzip -n -c FILE | wc -c`` gives the same number.
 Several files
     A tar archive in GNU format (ustar cannot hold 8 GiB in a member) of the files in the given order: mode 0644, time 0, owner 0 without
-    a name, padded with zeros to a multiple of 10,240 bytes. It is what Python's `tarfile` writes with these settings.
+    a name, padded with zeros to a multiple of 10,240 bytes. It is what Python's `tarfile` writes with these settings, and what
+    ``tar --format=gnu --mode=0644 --mtime=@0 --owner=0 --group=0 --numeric-owner -cf - FILE...`` does.
 Byte planes (`split_planes`)
     In every file named ``*.safetensors`` each tensor of a 2-byte type is cut into pieces of 4 MiB (the last is shorter), and each piece
     becomes its low bytes followed by its high bytes. The header and the other tensors stay, so that the length does too. `join_planes` is
@@ -30,6 +31,7 @@ import subprocess
 import tarfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -105,6 +107,22 @@ class Compressor:
         """First line of what the tool says of its version."""
         finished = subprocess.run([self.command()[0], "--version"], capture_output=True, text=True, errors="replace", env=_environment())
         return next((line.strip("* ") for line in (finished.stdout + finished.stderr).splitlines() if line), "unknown")
+
+
+class ZipCodec:
+    """Files that the frame's config names, as a compressor makes them smaller: the frame holds how many bytes, and not these."""
+
+    defaults: ClassVar = {"tool": "gzip", "level": None, "split_planes": False}
+
+    def check(self, options):
+        Compressor(**{key: options[key] for key in self.defaults})
+
+    def write(self, writer, tensors, options):
+        if tensors:
+            raise InputError(f"tensor {next(iter(tensors))!r}; expected none for codec 'zip', whose message is files")
+
+    def read(self, reader, layout, options):
+        return []
 
 
 # ---------------------------------------------------------------- sizes

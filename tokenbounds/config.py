@@ -16,8 +16,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tokenbounds.errors import InputError
-from tokenbounds.files import write_json
-from tokenbounds.sections import Bounds, Codec, Corpus, Figure, Model, Name, Probability, Sampling, Scoring, Section, Table, slice_of
+from tokenbounds.files import is_excluded, write_json
+from tokenbounds.sections import Bounds, Codec, Corpus, Figure, Model, Name, Probability, Row, Sampling, Scoring, Section, Table, slice_of
 from tokenbounds.sweeps import expand_sweeps, short
 
 
@@ -33,6 +33,9 @@ class Config(Section):
     models: dict[Name, Model] = Field(description="Models by name.")
     codecs: dict[Name, Codec] = Field(description="Codecs by name.")
     scoring: Scoring = Field(Scoring(), description="How tokens are scored.")
+    accept_bad_models: bool = Field(
+        False, description="Go on with published models that lose more than half of the random guess on 20 documents; tables flag them."
+    )
     bounds: Bounds = Field(Bounds(), description="What is bounded.")
     tables: dict[Name, Table] = Field({}, description="Tables by name.")
     figures: dict[Name, Figure] = Field({}, description="Figures by name.")
@@ -55,7 +58,7 @@ class Config(Section):
                     raise ValueError(
                         f"codecs.{name}: heads are trained on single tokens; expected sampling.mode token, found {self.sampling.mode}"
                     )
-                bases = [other for other, found in self.codecs.items() if found.kind != "alpha_head"]
+                bases = [other for other, found in self.codecs.items() if found.kind not in ("alpha_head", "zip", "counts")]
                 _known(f"codecs.{name}.base", codec.base, bases)
         for where, row in self.rows():
             for key, names in (("model", self.models), ("codec", self.codecs)):
@@ -65,10 +68,13 @@ class Config(Section):
             if row.sampling is not None:
                 _known(f"{where}.sampling", row.sampling, self.schemes)
             self._check_scheme(where, row)
+            self._check_message(where, row)
         for name, table in self.tables.items():
             for k in table.top_k:
                 if k not in self.bounds.top_k:
                     raise ValueError(f"tables.{name}.top_k: no bound for k = {k}; expected one of bounds.top_k, {self.bounds.top_k}")
+            if table.validation_loss:
+                self._check_validation(name, table)
         for name, figure in self.figures.items():
             for where, model in figure.models():
                 _known(f"figures.{name}.{where}", model, self.models)
@@ -78,10 +84,54 @@ class Config(Section):
                         raise ValueError(f"figures.{name}.heads[{i}].codec: {', '.join(row.codec)}; expected codecs of kind alpha_head")
                     if (mode := self.schemes[row.sampling or self.sampling.mode].mode) != "token":
                         raise ValueError(f"figures.{name}.heads[{i}].sampling: a scheme of mode {mode}; expected single tokens")
+            if figure.kind == "meaning":
+                self._check_meaning(f"figures.{name}", figure)
             for where, model in figure.models():
-                if self.models[model].family == "pretrained":
+                if figure.kind == "recall" and not self.corpora[self.models[model].corpus].source.sequences:
+                    of = f"models.{model} is trained on corpora.{self.models[model].corpus}"
+                    raise ValueError(f"figures.{name}.{where}: {of}; expected a corpus of source.sequences")
+                if self.models[model].family in ("pretrained", "quip", "markov"):
                     raise ValueError(f"figures.{name}.{where}: '{model}' is not trained here; expected models with a training curve")
         return self
+
+    def _check_meaning(self, where, figure):
+        if figure.table in self.tables:
+            raise ValueError(f"{where}.table: '{figure.table}' is one of `tables`; expected another name")
+        if sum(other.kind == "meaning" and other.table == figure.table for other in self.figures.values()) > 1:
+            raise ValueError(f"{where}.table: '{figure.table}' is the table of two figures; expected another name")
+        for i, item in enumerate(figure.evaluated):
+            _known(f"{where}.evaluated[{i}].model", item.model, self.models)
+            _known(f"{where}.evaluated[{i}].codec", item.codec, self.codecs)
+            self._check_message(f"{where}.evaluated[{i}]", Row(**slice_of(item), corpus=figure.generator.corpus))
+        for i, item in enumerate(figure.downstream):
+            if item.corpus is not None:
+                _known(f"{where}.downstream[{i}].corpus", item.corpus, self.corpora)
+        for key, row in figure.rows():
+            if (mode := self.schemes[self.scheme_of(row)].mode) == "document" or (key == "generator" and mode != "token"):
+                expected = "single tokens" if key == "generator" else "single tokens or windows"
+                raise ValueError(f"{where}.{key}.sampling: a scheme of mode {mode}; expected {expected}")
+        scheme = self.schemes[self.scheme_of(figure.generator)]
+        for key, limit, of in (("draws", scheme.n, "n"), ("tokens", scheme.context_length, "context_length")):
+            if getattr(figure, key) > limit:
+                raise ValueError(f"{where}.{key}: {getattr(figure, key)}; expected at most the {of} of its sampling scheme, {limit}")
+
+    @property
+    def all_tables(self):
+        """Names of all tables, those of figures among them."""
+        return [*self.tables, *(figure.table for figure in self.figures.values() if figure.kind == "meaning")]
+
+    def scheme_of(self, row):
+        """Name of a row's sampling scheme."""
+        return row.sampling or self.sampling.mode
+
+    def _check_validation(self, name, table):
+        for i, row in enumerate(table.rows):
+            for model in row.model:
+                where, section = f"tables.{name}.rows[{i}].model", self.models[model]
+                if not hasattr(section, "training"):
+                    raise ValueError(f"{where}: '{model}' is not trained here; expected trained models (key validation_loss)")
+                if not self.corpora[section.corpus].split.val:
+                    raise ValueError(f"{where}: corpora.{section.corpus} has no split.val to compute a validation loss on")
 
     def _check_start(self, name, model):
         seen = [name]
@@ -97,11 +147,23 @@ class Config(Section):
         scheme = self.schemes[name]
         for model in row.model:
             longest = self.models[model].longest
+            if scheme.mode != "token" and (longest == 0 or getattr(self.models[model], "last_tokens", None) is not None):
+                raise ValueError(f"{where}: models.{model} sees {longest} tokens of context; expected a sampling of mode token")
             if scheme.window is not None and longest is not None and scheme.window > longest:
                 limit = f"context_length {longest} of models.{model}"
                 raise ValueError(f"{where}: window {scheme.window} of sampling '{name}' is longer than {limit}")
         if self.scoring.parts > scheme.n:
             raise ValueError(f"scoring.parts {self.scoring.parts} is more than the n = {scheme.n} draws of sampling '{name}' ({where})")
+
+    def _check_message(self, where, row):
+        for model, codec in itertools.product(row.model, row.codec):
+            family, kind = self.models[model].family, self.codecs[codec].kind
+            if kind == "zip" and family not in ("pretrained", "quip"):
+                raise ValueError(f"{where}.codec: '{codec}' compresses published files; '{model}' is of family {family}")
+            if (family == "markov") != (kind == "counts"):
+                raise ValueError(f"{where}.codec: '{codec}' of kind {kind} for '{model}' of family {family}; counts are of Markov chains")
+            if family == "quip" and kind != "zip":
+                raise ValueError(f"{where}.codec: '{codec}' of kind {kind} for the QuIP# files of '{model}'; expected a codec of kind zip")
 
     @property
     def schemes(self):
@@ -196,16 +258,19 @@ def _sections_in(annotation):
 
 
 def _without_nulls(data):
-    """Drop keys whose value is null: an overlay removes an entry of the configuration below it by setting it to null."""
+    """Drop keys whose value is null, and those that match a key with `*` whose value is null: so an overlay removes what lies below it."""
     if isinstance(data, dict):
-        return {key: _without_nulls(value) for key, value in data.items() if value is not None}
+        globs = [key for key, value in data.items() if value is None and "*" in str(key)]
+        kept = {key: value for key, value in data.items() if value is not None and not is_excluded(str(key), globs)}
+        return {key: _without_nulls(value) for key, value in kept.items()}
     return [_without_nulls(value) for value in data] if isinstance(data, list) else data
 
 
 def parse_config(data: Any, name="config") -> Config:
     """Check a configuration (nested dictionaries, as read from YAML) against the schema.
 
-    A null value counts as absent, so that an overlay can remove what lies below it.
+    A null value counts as absent, so that an overlay can remove what lies below it: ``gpt2-lora: null`` one entry, ``gpt2-*: null`` all
+    that match.
 
     Raises
     ------

@@ -102,7 +102,7 @@ def write_manifest(corpus: Corpus, seed, corpus_name, files: list[SourceFile], m
     InputError
         No documents, or none left to count.
     """
-    counted = count_all(files, corpus.source.field, processes)
+    counted = count_all(files, corpus.source.field, processes, corpus.source.eot_id)
     documents = sum(entry.documents for entry in counted)
     if not documents:
         raise InputError(f"corpora.{corpus_name}: no documents in {len(files)} files ({files[0].path}, ...); a corpus cannot be empty")

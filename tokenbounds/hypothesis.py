@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
+from tokenbounds import published
 from tokenbounds.errors import InputError
-from tokenbounds.files import atomic_path
-from tokenbounds.message import Message, decode, encode, split
+from tokenbounds.files import atomic_path, read_json
+from tokenbounds.message import Message, decode, encode, message_bits, split
 from tokenbounds.models import build_model, context_length_of, fill_model, layout_of, load_config, load_model
 from tokenbounds.scoring import ContextRule
 from tokenbounds.smoothing import AlphaHead
@@ -54,6 +55,8 @@ def with_head(data, head):
 def _layout(config):
     if "hypothesis" not in config:
         raise InputError("message: its config has no hypothesis")
+    if "files" in config:
+        return []  # the hypothesis is published files
     return layout_of(config["hypothesis"], "message")
 
 
@@ -87,6 +90,11 @@ def decode_message(data, expect=None, name="message") -> Message:
     return dataclasses.replace(message, head=head, section_bytes={**message.section_bytes, "alpha head": len(others[0])})
 
 
+def complexity_bits(path, message):
+    """C(h) in bits of the decoded `message` in the file at `path`: 8 times its bytes and the compressed bytes of files that it names."""
+    return message_bits(path) + 8 * message.config.get("compressed_bytes", 0)
+
+
 def alpha_head(head, where="message"):
     """The smoothing head that a decoded message describes."""
     if set(head.config) != {"alpha_head"} or set(head.tensors) != {"weight", "bias"}:
@@ -103,6 +111,22 @@ def alpha_head(head, where="message"):
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: what follows the model is not a smoothing head ({type(error).__name__}: {error})") from None
     return found.eval()
+
+
+def read_model(path, device="cpu"):
+    """Message and model in a file; where the message names published files, these are looked for as its sidecar says, and checked."""
+    message = read_message(path)
+    if "files" not in message.config:
+        return message, model_of(message, str(path)).to(device)
+    folder = published_folder(path)
+    published.check_files(message, folder, str(path))
+    return message, published.published_model(message, folder, str(path), device).to(device)
+
+
+def published_folder(path):
+    """Folder of the published files that the message at ``results/{run}/messages/{name}.bin`` is about, from its sidecar."""
+    path = Path(path).resolve()
+    return path.parents[3] / read_json(path.with_suffix(".json"))["folder"]
 
 
 def model_of(message, where="message"):

@@ -40,8 +40,11 @@ def models_frame(config, vocab_size=None, results="results"):
         return counted[key]
 
     for name, model in config.models.items():
-        if model.family == "pretrained":
+        if model.family in ("pretrained", "quip"):
             lines.append({"model": name, "structure": f"as published ({model.hub or model.folder})"})
+            continue
+        if model.family == "markov":
+            lines.append({"model": name, "structure": f"markov, order {model.order}"})  # how many counts it has, its corpus decides
             continue
         size = vocab_size or _vocab_size(config, model.corpus, Path(results))
         if size is None:

@@ -24,7 +24,9 @@ codewords left and the previous count c, the next count lies in [ceil(r/j), min(
 bits as the width of that interval has (the last count takes none); zero bits fill the last byte. Then one range-coded stream of all runs
 (constriction's queue coder: 32-bit words, 64-bit state, 24-bit probabilities) to the end of the body; a run with K = 1 codes nothing.
 
-Codec ``lattice``: see `tokenbounds.lattice.LatticeCodec`. Codec ``float16``: the tensors as raw float16.
+Codec ``lattice``: see `tokenbounds.lattice.LatticeCodec`. Codec ``counts``: see `tokenbounds.count_codec.CountsCodec`. Codec ``float16``:
+the tensors as raw float16. Codec ``zip``: nothing; the config names files, whose compressed bytes follow the frame and are counted, but not
+stored (`tokenbounds.published`).
 
 `decode` is exact: it returns ``codebook[symbols]``. Encoding its result again need not give the same bytes: the uniform grid of a quantized
 tensor differs from the grid of the original. (``method: kmeans`` keeps a tensor that has at most ``levels`` distinct float16 values.)
@@ -40,6 +42,8 @@ from typing import ClassVar
 import constriction
 import numpy as np
 
+from tokenbounds.compressors import ZipCodec
+from tokenbounds.count_codec import CountsCodec
 from tokenbounds.errors import InputError
 from tokenbounds.files import canonical_json
 from tokenbounds.lattice import LatticeCodec, Quantized
@@ -62,7 +66,7 @@ class Message:
         Everything the decoder needs besides the tensors, as given to `encode`.
     codec : dict
         The codec and all its options.
-    tensors : dict of str to ndarray of float32
+    tensors : dict of str to ndarray of float32 (int32 for codec ``counts``)
         In the order in which they were given to `encode`.
     section_bytes : dict of str to int
         Bytes of each part; they add up to the length of the message.
@@ -83,7 +87,8 @@ def encode(tensors, config, *, codec, layout=None):
     Parameters
     ----------
     tensors : dict of str to ndarray of float32 or float16, or to tokenbounds.lattice.Quantized
-        Any shapes, at least one value each, in the order in which they are to be coded; lattice points for codec ``lattice`` only.
+        Any shapes, at least one value each, in the order in which they are to be coded; lattice points for codec ``lattice`` only, and
+        for codec ``counts`` arrays of integers.
     config : dict
         JSON values: family, architecture, seeds, context and start-token rule, ... Tuples become lists.
     codec : dict
@@ -103,16 +108,18 @@ def encode(tensors, config, *, codec, layout=None):
         JSON; an unknown codec or option.
     """
     options = _resolve(codec)
-    if not tensors:
+    if not tensors and options["kind"] != "zip":
         raise InputError("no tensors to encode; expected at least one")
+    integers = getattr(CODECS[options["kind"]], "integers", False)
     flat, shapes = {}, []
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not name:
             raise InputError(f"tensor name {name!r}; expected a non-empty string")
-        on_lattice = isinstance(tensor, Quantized)
-        if not on_lattice and (not isinstance(tensor, np.ndarray) or tensor.dtype.kind != "f" or tensor.itemsize > 4):
-            raise InputError(f"tensor {name!r} is {getattr(tensor, 'dtype', type(tensor).__name__)}; expected a float32 or float16 array")
-        flat[name] = tensor if on_lattice else check_values(tensor, f"tensor {name!r}")
+        on_lattice, kinds = isinstance(tensor, Quantized), "iu" if integers else "f"
+        if not on_lattice and (not isinstance(tensor, np.ndarray) or tensor.dtype.kind not in kinds or tensor.itemsize > 4):
+            expected = "an array of integers" if integers else "a float32 or float16 array"
+            raise InputError(f"tensor {name!r} is {getattr(tensor, 'dtype', type(tensor).__name__)}; expected {expected}")
+        flat[name] = tensor if on_lattice else tensor.ravel() if integers else check_values(tensor, f"tensor {name!r}")
         shapes.append([name, list(tensor.shape)])
     if not isinstance(config, dict):
         raise InputError(f"config is a {type(config).__name__}; expected a dict")
@@ -421,9 +428,15 @@ class Float16Codec:
 
 
 # A codec has `defaults` (option -> value), `check(options)`, `write(writer, tensors, options)` for flat float32 arrays by name, and
-# `read(reader, layout, options)`, which returns such arrays, quantized, in the order of the layout's [name, shape]. A new one is a module
-# with such a class, and a line here.
-CODECS = {"levels": LevelsCodec(), "float16": Float16Codec(), "lattice": LatticeCodec(LevelsCodec())}
+# `read(reader, layout, options)`, which returns such arrays, quantized, in the order of the layout's [name, shape]. A codec of integers has
+# `integers = True`. A new one is a module with such a class, and a line here.
+CODECS = {
+    "levels": LevelsCodec(),
+    "float16": Float16Codec(),
+    "lattice": LatticeCodec(LevelsCodec()),
+    "zip": ZipCodec(),
+    "counts": CountsCodec(),
+}
 
 
 def _resolve(codec):

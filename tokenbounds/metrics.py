@@ -55,7 +55,8 @@ def metrics(records, bits, *, delta, m, n, vocab_size, choices_bits, epsilon_nat
     certified = common | {"candidates": settings["candidates"]}
     slack = {"numeric_slack_bits": bounds.numeric_slack_bits(epsilon_nats)}
     compute = _document_metrics if mode == "document" else _token_metrics
-    return compute(records, bits, m, vocab_size, grids_of(settings), settings["top_k"], common, certified, slack, alpha_range)
+    top_k = [k for k in settings["top_k"] if k < vocab_size]  # no prediction can miss the other ones
+    return compute(records, bits, m, vocab_size, grids_of(settings), top_k, common, certified, slack, alpha_range)
 
 
 def _token_metrics(records, bits, m, vocab_size, grids, top_k, common, certified, slack, alpha_range):

@@ -10,7 +10,7 @@ from tokenbounds.corpus import TokenStore, read_positions
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
-from tokenbounds.hypothesis import context_rule, model_of, read_message
+from tokenbounds.hypothesis import context_rule, read_model
 from tokenbounds.scoring import document_items, rescoring_difference, score_items, token_items, window_items
 
 SCHEMA = pa.schema(
@@ -56,11 +56,9 @@ def score_part(
     device : str
         torch device, or "auto".
     """
-    message = read_message(message_path)
-    store = TokenStore(store_folder)
-    items = list(draw_items(message, store, draws_path, sampling, part, parts, where=str(message_path)))
     target = choose_device(device)
-    model = model_of(message, str(message_path)).to(target)
+    message, model = read_model(message_path, target)
+    items = list(draw_items(message, TokenStore(store_folder), draws_path, sampling, part, parts, where=str(message_path)))
     scored = score_items(model, items, batch_tokens=batch_tokens, name=name, progress=True)
     epsilon = rescoring_difference(model, items, scored, seed=seed, stream=f"{name}.{sampling}.{part}", name=name)
     write_records(records_path, records_table(items, scored))

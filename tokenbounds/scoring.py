@@ -91,10 +91,18 @@ def token_items(store, positions, rule, first_draw=0):
     for draw, (position, document, start) in enumerate(drawn, first_draw):
         begin = max(start, position - rule.length)
         tokens = store.tokens(begin, position + 1).astype(np.int64)
-        ids = tokens[:-1]
-        if ids.size == 0 or (rule.start_token == "always" and begin == start and ids.size < rule.length):
-            ids = np.concatenate([[rule.start_id], ids])
+        ids = with_start(tokens[:-1], begin == start, rule)
         yield Item(ids, ids.size - 1, tokens[-1:], np.array([position]), np.array([position - begin], dtype=np.int32), int(document), draw)
+
+
+def with_start(ids, at_start, rule):
+    """The input of one prediction: its context `ids` (at most ``rule.length``), after the start token where `rule` puts it.
+
+    `at_start`: whether they reach back to the document's start.
+    """
+    if ids.size == 0 or (rule.start_token == "always" and at_start and ids.size < rule.length):
+        return np.concatenate([[rule.start_id], ids])
+    return ids
 
 
 def window_items(store, windows, window, rule, first_draw=0):

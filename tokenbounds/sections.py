@@ -18,8 +18,8 @@ def _check_name(name):
 
 
 def _check_commit(revision):
-    if not re.fullmatch("[0-9a-f]{40}", revision):
-        raise ValueError(f"'{revision}' is not a commit (40 hexadecimal digits); a branch or tag can move")
+    if revision != "latest" and not re.fullmatch("[0-9a-f]{40}", revision):
+        raise ValueError(f"'{revision}' is not a commit (40 hexadecimal digits); a branch or tag can move; or 'latest'")
     return revision
 
 
@@ -33,6 +33,19 @@ Name = Annotated[str, AfterValidator(_check_name)]
 Commit = Annotated[str, AfterValidator(_check_commit)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Alpha = Annotated[float, Field(gt=0, le=1)]
+
+
+def _as_list(value):
+    return [value] if isinstance(value, str) else value
+
+
+def _check_grid(values):
+    if len(set(values)) != len(values):
+        raise ValueError(f"grid {values} holds a value twice: it would be paid for twice")
+    return values
+
+
+Grid = AfterValidator(_check_grid)
 
 
 class Section(BaseModel):
@@ -50,8 +63,60 @@ class Section(BaseModel):
 # ---------------------------------------------------------------- corpora
 
 
+class Sequences(Section):
+    """Sequences of integers, a document each (paper, B.6): the values of expression trees, or random ones of the same integers."""
+
+    complexity: int = Field(ge=0, le=6, description="Least number of operators of a tree that gives a sequence; 984 sequences for 4.")
+    length: PositiveInt = Field(30, description="Integers per sequence.")
+    random: bool = Field(False, description="As many sequences of integers drawn at random from those of the structured sequences.")
+
+
+class SyntheticRepertoire(Section):
+    """A made-up antibody repertoire: no sequence is real."""
+
+    families: PositiveInt = Field(description="Number of clonal families.")
+    seed: int = Field(0, ge=0, description="Seed of its germline, recombinations and mutations.")
+
+
+class Antibodies(Section):
+    """Clonal families of antibodies, a document each (paper, B.9): exactly one of `units`, `families`, `synthetic`."""
+
+    units: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Data units of Observed Antibody Space (.csv or .csv.gz; paths or globs). Families are grouped here: same subject, V "
+        "gene, J gene and junction length, and single linkage of the junctions.",
+    )
+    families: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Csv files of families found by another program such as FastBCR (paths or globs) with column sequence_alignment_aa: a "
+        "family per value of column clone_id, or per file without that column.",
+    )
+    synthetic: SyntheticRepertoire | None = Field(None, description="A synthetic repertoire, made by this run.")
+    min_family: int = Field(25, ge=1, description="Least number of different sequences of a family that is kept.")
+    max_tokens: int = Field(
+        2048, ge=3, description="Most tokens of a document, end token included; members that do not fit are left out, none is cut."
+    )
+    hamming: float = Field(
+        0.2, ge=0, lt=1, description="Units: largest Hamming distance of linked junctions, as a fraction of their length."
+    )
+    species: str = Field("human", description="Units: which species; units of others are left out.")
+    chain: str = Field("Heavy", description="Units: which chain; units of others are left out.")
+
+    @property
+    def kind(self):
+        """Which of the keys is given."""
+        return self._exactly_one("units", "families", "synthetic")
+
+    @model_validator(mode="after")
+    def _check(self):
+        _ = self.kind
+        return self
+
+
 class Source(Section):
-    """Where documents come from: exactly one of `installed`, `files`, `hub`."""
+    """Where documents come from: exactly one of `installed`, `files`, `hub`, `sequences`, `antibodies`."""
 
     installed: list[str] | None = Field(
         None,
@@ -64,27 +129,48 @@ class Source(Section):
         description="Local files, as paths or globs: .txt (a document each), .jsonl, .json, .parquet; .gz and .zst are read through.",
     )
     hub: str | None = Field(None, description="A dataset on the Hugging Face hub, 'owner/name'.")
+    sequences: Sequences | None = Field(None, description="Integer sequences made by this run: digits, and a comma between two integers.")
+    antibodies: Antibodies | None = Field(None, description="Clonal families of antibodies, their members joined by [ClSep].")
     revision: Commit | None = Field(
         None,
-        description="Commit of the hub dataset, 40 hexadecimal digits; required with `hub`: the data cannot change under the bound.",
+        description="Commit of the hub dataset, 40 hexadecimal digits; required with `hub`: the data cannot change under the bound. Or "
+        "`latest`: the newest commit when it is first downloaded; the manifest (download.json) names it.",
     )
     patterns: list[str] | None = Field(
         None, description="Which files of the hub dataset to use (globs); default: every .parquet, .jsonl, .json and .txt file."
     )
     exclude: list[str] = Field([], description="Globs of files to leave out, matched against the path in the package, folder or dataset.")
-    field: str = Field("text", description="The field (jsonl, json) or column (parquet) that holds a document's text.")
+    field: str | list[str] = Field(
+        "text",
+        min_length=1,
+        description="The field (jsonl, json) or column (parquet) that holds a document's text; of several, the first that is there.",
+    )
+    eot_id: int | None = Field(
+        None,
+        ge=0,
+        lt=2**32,
+        description="The id of `eot`, where `field` of .jsonl rows holds token ids in place of text (LLM360's prepared data). Documents "
+        "end at this id, within rows, and continue over rows; at the end of a file one ends in any case.",
+    )
     part: Literal["all", "docstrings"] = Field(
         "all", description="What of a document is its text: all, or of Python source its docstrings, joined by blank lines."
     )
 
     @model_validator(mode="after")
     def _check(self):
-        kind = self._exactly_one("installed", "files", "hub")
+        kind = self._exactly_one("installed", "files", "hub", "sequences", "antibodies")
         if kind == "hub" and not self.revision:
             raise ValueError("a hub source needs `revision`: the commit to download")
         if kind != "hub" and (self.revision or self.patterns):
             raise ValueError("`revision` and `patterns` belong to a hub source")
+        if self.eot_id is not None and (kind not in ("files", "hub") or self.part != "all"):
+            raise ValueError("`eot_id` (rows of token ids) belongs to `files` or `hub`, without `part`")
         return self
+
+    @property
+    def made(self):
+        """The file, below the corpus's folder, that this run writes the documents to before it counts them; None where they are there."""
+        return "sequences.jsonl" if self.sequences else "families.jsonl" if self.antibodies else None
 
 
 class TokenizerTraining(Section):
@@ -103,7 +189,7 @@ class Tokenizer(Section):
     corpus: Name | None = Field(None, description="The tokenizer of another corpus, so that a model of one can be used on the other.")
     file: str | None = Field(None, description="A local tokenizer.json (Hugging Face tokenizers).")
     hub: str | None = Field(None, description="A tokenizer on the hub, 'owner/name': its tokenizer.json, or its tokenizer.model.")
-    revision: Commit | None = Field(None, description="Commit of the hub tokenizer, 40 hexadecimal digits; required with `hub`.")
+    revision: Commit | None = Field(None, description="Commit of the hub tokenizer, or `latest`, as for a source; required with `hub`.")
     gpt2: str | None = Field(None, description="Folder with GPT-2's encoder.json and vocab.bpe.")
     sentencepiece: str | None = Field(None, description="A SentencePiece tokenizer.model.")
     vocabulary: Annotated[list[str], AfterValidator(_check_vocabulary)] | None = Field(
@@ -141,6 +227,12 @@ class Corpus(Section):
     split: Split = Field(Split(), description="The validation split.")
     shards: PositiveInt = Field(1, description="Number of token shards; each is tokenized by its own job.")
     empty_documents: Literal["error", "skip"] = Field("error", description="What to do with a document without text.")
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.source.eot_id is not None and self.tokenizer.train is not None:
+            raise ValueError("tokenizer.train needs text, but with source.eot_id the documents are token ids")
+        return self
 
 
 class Sampling(Section):
@@ -282,6 +374,7 @@ class TrainedSection(ModelSection):
     """What all models that are trained here have in common."""
 
     training: Training = Field(description="How it is trained.")
+    replicate: int = Field(0, ge=0, description="The same again with other random draws: sweep this for error bars.")
 
     @model_validator(mode="after")
     def _check_length(self):
@@ -298,11 +391,15 @@ class GPTModel(TrainedSection):
     architecture: Architecture = Field(description="Its shape.")
     structure: Structure | None = Field(None, description="How its linear layers are parametrized; default dense.")
     subspace: Subspace | None = Field(None, description="Train in a random subspace of the parameters.")
+    last_tokens: int | None = Field(
+        None, ge=0, description="Let a prediction see only so many tokens, in training and scoring (0: the start token alone); default all."
+    )
 
     @property
     def longest(self):
         """Longest input in tokens."""
-        return self.architecture.context_length
+        length = self.architecture.context_length
+        return length if self.last_tokens is None else min(length, self.last_tokens)
 
     @property
     def dropout(self):
@@ -311,7 +408,7 @@ class GPTModel(TrainedSection):
 
     def hypothesis(self):
         """Its part of the hypothesis' configuration."""
-        return slice_of(self, include={"family", "start_token", "architecture", "structure", "subspace"})
+        return slice_of(self, include={"family", "start_token", "architecture", "structure", "subspace", "last_tokens"})
 
 
 class TransformersModel(TrainedSection):
@@ -337,12 +434,11 @@ class TransformersModel(TrainedSection):
         return slice_of(self, include={"family", "start_token", "transformers", "context_length"})
 
 
-class PretrainedModel(ModelSection):
-    """A published model: safetensors that transformers can load, from the hub or a folder. Its message codes all its weights."""
+class PublishedSection(ModelSection):
+    """What all published models have in common."""
 
-    family: Literal["pretrained"] = Field(description="A published causal language model.")
     hub: str | None = Field(None, description="A model on the Hugging Face hub, 'owner/name'.")
-    revision: Commit | None = Field(None, description="Commit of the hub model, 40 hexadecimal digits; required with `hub`.")
+    revision: Commit | None = Field(None, description="Commit of the hub model, or `latest`, as for a corpus' source; required with `hub`.")
     folder: str | None = Field(None, description="A local folder with config.json and model.safetensors (or shards with an index).")
     context_length: PositiveInt | None = Field(None, description="Longest input in tokens; default what its config.json says.")
 
@@ -358,7 +454,35 @@ class PretrainedModel(ModelSection):
         return self.context_length
 
 
-Model = Annotated[GPTModel | TransformersModel | PretrainedModel, Field(discriminator="family")]
+class PretrainedModel(PublishedSection):
+    """A published model: safetensors that transformers can load, from the hub or a folder."""
+
+    family: Literal["pretrained"] = Field(description="A published causal language model.")
+
+
+class QuipModel(PublishedSection):
+    """A LLaMA that was published quantized by QuIP#; its message is its files, compressed (codec `zip`)."""
+
+    family: Literal["quip"] = Field(description="A QuIP# checkpoint of a LLaMA.")
+
+
+class MarkovModel(ModelSection):
+    """A sparse Markov chain over tokens, counted here (paper, B.5)."""
+
+    family: Literal["markov"] = Field(description="A Markov chain.")
+    order: int = Field(ge=0, description="Tokens k of context that a prediction sees.")
+    tokens: PositiveInt = Field(1_000_000, description="Training tokens: a run of whole documents with at least so many.")
+    floor_bits: int = Field(
+        20, ge=1, le=30, description="2^-floor_bits of each prediction is spread evenly over all tokens, so that none is impossible."
+    )
+
+    @property
+    def longest(self):
+        """Longest input in tokens."""
+        return self.order
+
+
+Model = Annotated[GPTModel | TransformersModel | PretrainedModel | QuipModel | MarkovModel, Field(discriminator="family")]
 
 
 class Tuning(Section):
@@ -413,7 +537,24 @@ class Head(Section):
         return self
 
 
-Codec = Annotated[Levels | Lattice | Head, Field(discriminator="kind")]
+class Zip(Section):
+    """The files of a published checkpoint under a real compressor: nothing is rounded, and what is scored is the files."""
+
+    kind: Literal["zip"] = Field(description="Published files, compressed.")
+    tool: Annotated[list[Literal["gzip", "zstd", "xz"]], BeforeValidator(_as_list), Field(min_length=1), Grid] = Field(
+        ["gzip"], description="Compressor, or several of which the smallest result counts (the message says which)."
+    )
+    level: PositiveInt | None = Field(None, description="Its level; default 6 (gzip, xz) or 19 (zstd).")
+    split_planes: bool = Field(False, description="Store low and high bytes of 16-bit tensors apart before compressing.")
+
+
+class Counts(Section):
+    """The n-grams and 16-bit counts of a Markov chain, delta coded and range coded; nothing more is rounded."""
+
+    kind: Literal["counts"] = Field(description="N-gram counts.")
+
+
+Codec = Annotated[Levels | Lattice | Head | Zip | Counts, Field(discriminator="kind")]
 
 
 class Scoring(Section):
@@ -426,15 +567,6 @@ class Scoring(Section):
 
 
 # ---------------------------------------------------------------- bounds and outputs
-
-
-def _check_grid(values):
-    if len(set(values)) != len(values):
-        raise ValueError(f"grid {values} holds a value twice: it would be paid for twice")
-    return values
-
-
-Grid = AfterValidator(_check_grid)
 
 
 class Spaced(Section):
@@ -469,10 +601,6 @@ class Bounds(Section):
     )
 
 
-def _as_list(value):
-    return [value] if isinstance(value, str) else value
-
-
 Names = Annotated[list[Name], BeforeValidator(_as_list), Field(min_length=1)]
 
 
@@ -486,12 +614,32 @@ class Row(Section):
     sampling: Name | None = Field(None, description="A key of `samplings`; default: the scheme under `sampling`.")
 
 
+class Samples(Section):
+    """What the models of a table's rows generate."""
+
+    prompts: list[str] = Field([""], min_length=1, description="What texts begin with; an empty one: from the start token.")
+    tokens: PositiveInt = Field(100, description="Most tokens to generate; a text ends before where the model ends the document.")
+    temperature: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="The logits are divided by it; 0: always the most probable token."
+    )
+    top_k: PositiveInt | None = Field(None, description="Choose among the k most probable tokens; default all.")
+    count: PositiveInt = Field(1, description="Texts per prompt and row.")
+
+
 class Table(Section):
     """A table of the paper."""
 
     caption: str = Field("", description="Its caption.")
     rows: list[Row] = Field(min_length=1, description="Its rows, in order; the random guess is added below.")
     top_k: list[PositiveInt] = Field([1, 10, 100], description="Which top-k errors get a column.")
+    samples: Samples | None = Field(None, description="Show text that the models of the rows generate, below their bounds.")
+    validation_loss: bool = Field(False, description="Show the validation loss at the end of training, before quantization.")
+
+    @model_validator(mode="after")
+    def _check_columns(self):
+        if self.samples is not None and self.validation_loss:
+            raise ValueError("`validation_loss` is a column of tables without `samples`")
+        return self
 
 
 class RowSeries(Section):
@@ -568,7 +716,101 @@ class SmoothingFigure(Section):
         return self
 
 
-Figure = Annotated[SizeFigure | ParametersFigure | SmoothingFigure, Field(discriminator="kind")]
+class RecallFigure(Section):
+    """How much quantized models recall of the sequences that they were trained on (the paper's Figure 4)."""
+
+    kind: Literal["recall"] = Field(description="Accuracy on training sequences against quantization levels.")
+    series: list[ModelSeries] = Field(min_length=1, description="Its lines: the mean over their models, which are replicates.")
+    levels: Annotated[list[Annotated[int, Field(ge=2, le=65536)]], Field(min_length=1), Grid] = Field(
+        description="Numbers of quantization levels."
+    )
+    method: Literal["uniform", "kmeans"] = Field("uniform", description="Uniform bins or k-means.")
+
+    def rows(self):
+        """No rows: it needs no certificates."""
+        return []
+
+    def models(self):
+        """(where, model) of every model that it is about."""
+        return [(f"series[{i}].models", model) for i, series in enumerate(self.series) for model in series.models]
+
+    def labels(self):
+        """Legend label of each model."""
+        return [series.label for series in self.series for _ in series.models]
+
+
+class Evaluated(Section):
+    """A model whose predictions of resampled tokens are compared with its downstream performance."""
+
+    label: str = Field(description="What figure and table call it.")
+    model: Name = Field(description="A key of `models`.")
+    codec: Name = Field(description="A key of `codecs`.")
+
+
+class Downstream(Section):
+    """A downstream result of each evaluated model: measured on a `corpus`, or `published`."""
+
+    label: str = Field(description="Name of the dataset.")
+    metric: Literal["perplexity", "accuracy"] = Field(description="Perplexity, or accuracy in percent.")
+    corpus: Name | None = Field(None, description="A key of `corpora` on whose tokens it is measured (next-token prediction).")
+    published: dict[Name, PositiveFloat] | None = Field(None, description="Published values, by evaluated model.")
+
+    @model_validator(mode="after")
+    def _check(self):
+        self._exactly_one("corpus", "published")
+        return self
+
+
+class MeaningFigure(Section):
+    """What the bound is about, and whether it goes with downstream performance (the paper's Figure 2 and Table 7)."""
+
+    kind: Literal["meaning"] = Field(description="Entropy of next tokens, and prediction of resampled ones against downstream performance.")
+    entropy: Row = Field(description="The model whose entropy is shown; one model and one codec.")
+    generator: Row = Field(description="The model that next tokens are drawn from, in the contexts of its corpus; one model and one codec.")
+    evaluated: list[Evaluated] = Field(min_length=3, description="The models that predict them; a correlation needs three.")
+    downstream: list[Downstream] = Field(min_length=1, description="Downstream results of the evaluated models.")
+    source: str | None = Field(None, description="Where published results are from; goes with them.")
+    draws: int = Field(10000, ge=2, description="How many contexts are used: the first so many draws, of each corpus.")
+    tokens: PositiveInt = Field(1, description="Tokens drawn per context.")
+    table: Name = Field(description="Name of the table that shows the same numbers.")
+    caption: str = Field("", description="The table's caption.")
+
+    def rows(self):
+        """(where, row) of every row."""
+        return [("entropy", self.entropy), ("generator", self.generator)]
+
+    def models(self):
+        """(where, model) of every model whose training it shows: none."""
+        return []
+
+    @property
+    def corpora(self):
+        """The corpora that downstream performance is measured on."""
+        return list(dict.fromkeys(item.corpus for item in self.downstream if item.corpus))
+
+    @model_validator(mode="after")
+    def _check(self):
+        for where, row in self.rows():
+            if len(row.model) * len(row.codec) != 1:
+                raise ValueError(f"{where} '{row.label}': {len(row.model)} models and {len(row.codec)} codecs; expected one of each")
+        models = [item.model for item in self.evaluated]
+        published = [item for item in self.downstream if item.published]
+        for item in published:
+            if set(item.published) != set(models):
+                found = ", ".join(item.published)
+                raise ValueError(f"downstream '{item.label}': values of {found}; expected those of {', '.join(dict.fromkeys(models))}")
+        if bool(published) != bool(self.source):
+            raise ValueError("`source` (where the numbers are from) goes with published results, and published results need it")
+        columns = [(item.label, item.metric) for item in self.downstream]
+        if len(set(columns)) != len(columns):
+            raise ValueError("downstream: a label and metric occur twice; expected different ones")
+        labels = [item.label for item in self.evaluated]
+        if len(set(labels)) != len(labels):
+            raise ValueError("evaluated: a label occurs twice; expected different ones")
+        return self
+
+
+Figure = Annotated[SizeFigure | ParametersFigure | SmoothingFigure | RecallFigure | MeaningFigure, Field(discriminator="kind")]
 
 
 def slice_of(section, *, include=None, exclude=None):

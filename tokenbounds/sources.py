@@ -1,7 +1,8 @@
 """Documents from files: which files, how many documents each holds, and a range of them as text, in order.
 
 Formats go by suffix: ``.txt`` and ``.py`` (the file is one document), ``.json`` (a list of objects or of strings, or one object),
-``.jsonl`` (a record per line, blank lines are no records) and ``.parquet`` (a record per row). All but parquet, which is compressed inside,
+``.jsonl`` (a record per line, blank lines are no records) and ``.parquet`` (a record per row). Rows of ``.jsonl`` may also
+hold token ids, which are cut into documents at the end-of-text id. All but parquet, which is compressed inside,
 may be packed as ``.gz`` or ``.zst``. Files are streamed: only one text or ``.json`` file, one line, or one batch of parquet rows is ever in
 memory.
 
@@ -17,6 +18,7 @@ import functools
 import gzip
 import importlib.metadata
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -27,6 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -104,7 +107,7 @@ def _package_root(package):
         raise InputError(f"source.installed: no package '{package}' is installed in this environment") from None
 
 
-def list_files(source: Source, hub_files=None) -> list[SourceFile]:
+def list_files(source: Source, hub_files=None, generated=None) -> list[SourceFile]:
     """The files of a source, in the order their documents are numbered.
 
     Parameters
@@ -113,6 +116,8 @@ def list_files(source: Source, hub_files=None) -> list[SourceFile]:
         Globs of ``source.exclude`` are matched against the whole path in the package, folder or dataset; ``*`` also matches ``/``.
     hub_files : list of dict, optional
         For a hub source: what `tokenbounds.hub.download` returned.
+    generated : path, optional
+        For a source that the run makes: what `tokenbounds.sequences` or `tokenbounds.antibodies` wrote.
 
     Raises
     ------
@@ -123,6 +128,8 @@ def list_files(source: Source, hub_files=None) -> list[SourceFile]:
         files = [file for package in source.installed for file in _package_files(package)]
     elif source.files is not None:
         files = [SourceFile(path) for pattern in source.files for path in _matches(pattern)]
+    elif source.made is not None:
+        files = [SourceFile(str(generated))]
     else:
         if hub_files is None:
             raise ValueError("a hub source needs hub_files, the list that tokenbounds.hub.download returned")
@@ -133,7 +140,9 @@ def list_files(source: Source, hub_files=None) -> list[SourceFile]:
     if not kept:
         raise InputError(f"source: no file is left of {len(files)} after exclude {source.exclude}")
     for file in kept:
-        _ = file.format
+        suffix, _ = file.format
+        if source.eot_id is not None and suffix != ".jsonl":
+            raise InputError(f"{file.path}: found {suffix}; expected .jsonl, as source.eot_id says that rows hold token ids")
     return kept
 
 
@@ -215,15 +224,57 @@ def _kind(value):
     return names.get(type(value), "a number")
 
 
-def _text_of(record, field, where):
-    """The text of a JSON record (an object's field, or the record itself where strings are allowed)."""
+def _first_name(field, there):
+    """(name or None, what to call the field): the first of the names that is there."""
+    names = [field] if isinstance(field, str) else field
+    return next((name for name in names if name in there), None), " or ".join(f"'{name}'" for name in names)
+
+
+def _value_of(record, field, where):
+    """(field's name, value) of a JSON record."""
+    name, called = _first_name(field, record if isinstance(record, dict) else ())
     if not isinstance(record, dict):
-        raise InputError(f"{where}: found {_kind(record)}, expected an object with field '{field}'")
-    if field not in record:
-        raise InputError(f"{where}: no field '{field}'; found {', '.join(list(record)[:8]) or 'none'}")
-    if not isinstance(record[field], str):
-        raise InputError(f"{where}: field '{field}' is {_kind(record[field])}, expected a string")
-    return _well_formed(record[field])
+        raise InputError(f"{where}: found {_kind(record)}, expected an object with field {called}")
+    if name is None:
+        raise InputError(f"{where}: no field {called}; found {', '.join(list(record)[:8]) or 'none'}")
+    return name, record[name]
+
+
+def _text_of(record, field, where):
+    name, text = _value_of(record, field, where)
+    if not isinstance(text, str):
+        raise InputError(f"{where}: field '{name}' is {_kind(text)}, expected a string")
+    return _well_formed(text)
+
+
+def _no_ids(row):
+    """Why a value is no list of token ids."""
+    if not isinstance(row, list):
+        return f"is {_kind(row)}"
+    wrong = [value for value in row if type(value) is not int or not 0 <= value < 2**32]
+    return f"holds {json.dumps(wrong[0])[:40]}" if wrong else "is empty"
+
+
+def _id_documents(file, packed, field, eot_id):
+    """(first line, last line, ids without EOT) of each document in rows of token ids; the last one may lack its EOT.
+
+    A document is what lies between two end-of-text ids of the rows joined in order.
+    """
+    parts, first, line = [], None, 0
+    for line, data in _lines(file, packed):
+        where, start = f"{file.path}:{line}", 0
+        name, row = _value_of(_parse(data, where), field, where)
+        if not isinstance(row, list) or set(map(type, row)) != {int} or min(row) < 0 or max(row) >= 2**32:
+            raise InputError(f"{where}: field '{name}' {_no_ids(row)}, expected a list of token ids (integers from 0 to 2^32 - 1)")
+        ids = np.array(row, np.uint32)
+        for end in np.flatnonzero(ids == eot_id):
+            yield first or line, line, np.concatenate([*parts, ids[start:end]])
+            parts, first, start = [], None, end + 1
+        if start < len(ids):
+            parts.append(ids[start:])
+            first = first or line
+    if parts:
+        yield first, line, np.concatenate(parts)
 
 
 def _well_formed(text):
@@ -238,19 +289,21 @@ def _parquet(file, field):
     with _named_errors(file):
         table = pq.ParquetFile(file.location, pre_buffer=False)
     schema = table.schema_arrow
-    if field not in schema.names:
+    name, called = _first_name(field, schema.names)
+    if name is None:
         table.close()
-        raise InputError(f"{file.path}: no column '{field}'; found {', '.join(schema.names[:8]) or 'none'}")
-    kind = schema.field(field).type
+        raise InputError(f"{file.path}: no column {called}; found {', '.join(schema.names[:8]) or 'none'}")
+    kind = schema.field(name).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
         table.close()
-        raise InputError(f"{file.path}: column '{field}' holds {kind}, expected strings")
-    return table
+        raise InputError(f"{file.path}: column '{name}' holds {kind}, expected strings")
+    return table, name
 
 
 def _read_parquet(file, field, start, stop):
-    with _parquet(file, field) as table, _named_errors(file):
+    table, field = _parquet(file, field)
+    with table, _named_errors(file):
         first = 0  # row number of the row group's first row
         for group in range(table.metadata.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
@@ -286,24 +339,27 @@ def _follow_parent():
     os._exit(1)
 
 
-def count_documents(file: SourceFile, field="text") -> int:
+def count_documents(file: SourceFile, field="text", eot_id=None) -> int:
     """Number of documents in a file, without looking at their text.
 
-    Parquet answers from its footer, ``.jsonl`` by its lines that are not blank, ``.json`` by parsing, a text file is one document.
+    Parquet answers from its footer, ``.jsonl`` by its lines that are not blank, ``.json`` by parsing, a text file is one document. With
+    `eot_id`, rows of token ids hold as many documents as that id occurs, and one more where the last has no end.
     """
     suffix, packed = file.format
+    if eot_id is not None:
+        return sum(1 for _ in _id_documents(file, packed, field, eot_id))
     if suffix in _TEXT:
         return 1
     if suffix == ".parquet":
-        with _parquet(file, field) as table:
+        with _parquet(file, field)[0] as table:
             return table.metadata.num_rows
     if suffix == ".jsonl":
         return sum(1 for _ in _lines(file, packed))
     return len(_json_records(file, packed))
 
 
-def _count(file, field):
-    return CountedFile(file, file.bytes(), count_documents(file, field), file.sha256 or _sha256(file))
+def _count(file, field, eot_id):
+    return CountedFile(file, file.bytes(), count_documents(file, field, eot_id), file.sha256 or _sha256(file))
 
 
 def _sha256(file):
@@ -311,9 +367,9 @@ def _sha256(file):
         return sha256_file(file.location)
 
 
-def count_all(files: list[SourceFile], field="text", processes=1) -> list[CountedFile]:
+def count_all(files: list[SourceFile], field="text", processes=1, eot_id=None) -> list[CountedFile]:
     """`count_documents` and the sha256 of every file, in order, by `processes` processes."""
-    count = functools.partial(_count, field=field)
+    count = functools.partial(_count, field=field, eot_id=eot_id)
     with contextlib.ExitStack() as stack:
         if processes > 1 and len(files) > 1 and sum(file.bytes() for file in files) >= _POOL_BYTES:
             pool = stack.enter_context(worker_pool(min(processes, len(files))))
@@ -323,13 +379,25 @@ def count_all(files: list[SourceFile], field="text", processes=1) -> list[Counte
         return list(tqdm(counted, "counting", len(files), unit="file", disable=None))
 
 
-def read_documents(file: SourceFile, field="text", start=0, stop=None) -> Iterator[tuple[str, str]]:
+def read_documents(file: SourceFile, field="text", start=0, stop=None, eot_id=None) -> Iterator[tuple[str, str | np.ndarray]]:
     """Stream documents `start` (counted from 0) up to but not including `stop` of a file.
+
+    Parameters
+    ----------
+    file : SourceFile
+    field : str or list of str
+        Field or column with the text; of several, the first that a record or table has.
+    start, stop : int
+        Document numbers.
+    eot_id : int, optional
+        The field holds token ids, in which this one ends documents.
 
     Yields
     ------
-    where, text : str
-        `where` names file and line (``file:line``), row or entry, for messages. Text may be empty.
+    where : str
+        File and line (``file:line``), lines, row or entry, for messages.
+    text : str, or ndarray of uint32, shape (tokens,)
+        Text, or with `eot_id` token ids without EOT. It may be empty.
 
     Raises
     ------
@@ -340,7 +408,10 @@ def read_documents(file: SourceFile, field="text", start=0, stop=None) -> Iterat
     suffix, packed = file.format
     if stop is not None and stop <= start:
         return
-    if suffix in _TEXT:
+    if eot_id is not None:
+        for first, last, ids in itertools.islice(_id_documents(file, packed, field, eot_id), start, stop):
+            yield f"{file.path}:{first}" + (f"-{last}" if last > first else ""), ids
+    elif suffix in _TEXT:
         if start == 0:
             with _named_errors(file), _stream(file, packed) as stream:
                 yield file.path, stream.read().decode("utf-8", "replace")
@@ -372,14 +443,14 @@ def docstrings(text):
     return "\n\n".join(found for node in nodes if (found := ast.get_docstring(node)))
 
 
-def read_range(files, field, start, stop, part="all") -> Iterator[tuple[int, str, str]]:
+def read_range(files, field, start, stop, part="all", eot_id=None) -> Iterator[tuple[int, str, str | np.ndarray]]:
     """Stream the documents `start` to `stop` of a list of files joined in order.
 
     Parameters
     ----------
     files : list of CountedFile
-    field : str
-        Field or column with the text.
+    field, eot_id
+        As for `read_documents`.
     start, stop : int
         Document numbers over all files.
     part : {"all", "docstrings"}
@@ -406,7 +477,7 @@ def read_range(files, field, start, stop, part="all") -> Iterator[tuple[int, str
                 since = "changed since its documents were counted"
                 raise InputError(f"{file.path}: {since} (sha256 {found[:12]}..., expected {sha256[:12]}...); {again}")
             number = begin
-            for where, text in read_documents(file, field, begin - first, end - first):
+            for where, text in read_documents(file, field, begin - first, end - first, eot_id):
                 yield number, where, docstrings(text) if part == "docstrings" else text
                 number += 1
             if number != end:

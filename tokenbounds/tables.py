@@ -1,5 +1,7 @@
 """Certificates to tables: everything in the csv, what the paper shows in markdown and LaTeX."""
 
+import math
+
 import pandas as pd
 
 from tokenbounds.errors import InputError
@@ -33,7 +35,7 @@ def best_of(certificates, counts):
     return chosen
 
 
-def frame(certificates, labels, top_k):
+def frame(certificates, labels, top_k, val_losses_nats=None):
     """One line per certificate with every number of the table, unrounded.
 
     Parameters
@@ -44,25 +46,29 @@ def frame(certificates, labels, top_k):
         What the table calls each.
     top_k : list of int
         Which top-k errors to include.
+    val_losses_nats : dict of str to float, optional
+        Validation loss of each model in nats per token, before it was quantized.
 
     Returns
     -------
     DataFrame
-        Columns label, certificate, message_bytes, m_tokens, n, then per metric (``bpd``, ``top1``, ...) ``{metric}_risk``, for every method
-        of the certificate ``{metric}_{method}`` (the bound) and ``{metric}_{method}_{term}`` for the terms it is the sum of, and
-        ``{metric}_saving_percent`` (betting below the paper's formula). Errors are fractions, not percent. The last line is the random
-        guess.
+        Columns label, certificate, message_bytes, m_tokens, n, with `val_losses_nats` val_loss_nats (ln V for the random guess), then per
+        metric (``bpd``, ``top1``, ...) ``{metric}_risk``, for every method of the certificate ``{metric}_{method}`` (the bound) and
+        ``{metric}_{method}_{term}`` for the terms it is the sum of, and ``{metric}_saving_percent`` (betting below the paper's formula).
+        Errors are fractions, not percent. The last line is the random guess.
     """
     metrics = ["bpd", *(f"top{k}" for k in top_k)]
     lines = []
     for certificate, label in zip(certificates, labels, strict=True):
         line = {
-            "label": label,
+            "label": label + flag(certificate),
             "certificate": certificate["name"],
             "message_bytes": certificate["hypothesis"]["message_bytes"],
             "m_tokens": certificate["m"],
             "n": certificate["n"],
         }
+        if val_losses_nats is not None:
+            line["val_loss_nats"] = val_losses_nats[certificate["name"].split(".")[0]]
         for metric in metrics:
             entry = certificate["metrics"][metric]
             line[f"{metric}_risk"] = entry["empirical_risk"]
@@ -78,8 +84,16 @@ def frame(certificates, labels, top_k):
         for metric in metrics:
             entry = certificate["metrics"][metric]
             line |= {f"{metric}_{column}": entry["random_guess"] for column in ("risk", *entry["bounds"])}
+        if val_losses_nats is not None:
+            line["val_loss_nats"] = math.log(vocab_size)
         lines.append(line)
     return pd.DataFrame(lines).astype(dict.fromkeys(("message_bytes", "m_tokens", "n"), "Int64"))  # whole, also beside the guess
+
+
+def flag(certificate):
+    """What a label says of a published model that failed the sanity gate."""
+    gate = certificate.get("gate")
+    return f" [suspect: {gate['bits_per_token']:.1f} bits on {gate['documents']} documents]" if gate and gate["bad"] else ""
 
 
 def shown(data, top_k):
@@ -97,6 +111,7 @@ def shown(data, top_k):
                     "": "" if guess else title,
                     **{name: form.format(scale * line[f"{metric}_{method}"]) for name, (metric, scale, form) in columns.items()},
                     "BPD saving": f"{line['bpd_saving_percent']:.0f}%" if method == "betting" else "",
+                    **({"validation loss [nats]": f"{line['val_loss_nats']:.3f}" if first else ""} if "val_loss_nats" in line else {}),
                 }
             )
     return pd.DataFrame(rows)
@@ -123,9 +138,9 @@ def _capped(line, bound):
     return line[bound] < sum(line[f"{bound}_{term}"] for term in TERMS) - 1e-9
 
 
-def write_table(certificates, labels, top_k, caption, *, csv, md, tex):
+def write_table(certificates, labels, top_k, caption, *, csv, md, tex, val_losses_nats=None):
     """Write a table as csv (every number), markdown (bounds, and what they are the sum of) and LaTeX (bounds)."""
-    data = frame(certificates, labels, top_k)
+    data = frame(certificates, labels, top_k, val_losses_nats)
     with atomic_path(csv) as temporary:
         data.to_csv(temporary, index=False)
     view = shown(data, top_k)
@@ -151,7 +166,7 @@ def markdown(view, caption):
     return "\n".join([*([f"{caption}", ""] if caption else []), line(rows[0]), rule, *map(line, rows[1:])]) + "\n"
 
 
-_LATEX = str.maketrans(
+LATEX = str.maketrans(
     {character: rf"\{character}" for character in "%&_#${}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 )
@@ -159,15 +174,15 @@ _LATEX = str.maketrans(
 
 def latex(view, caption):
     """A LaTeX table (booktabs)."""
-    body = [" & ".join(cell.translate(_LATEX) for cell in row) + r" \\" for row in view.to_numpy().tolist()]
+    body = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in view.to_numpy().tolist()]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{caption.translate(_LATEX)}}}",
+            rf"\caption{{{caption.translate(LATEX)}}}",
             rf"\begin{{tabular}}{{l{'r' * (view.shape[1] - 1)}}}",
             r"\toprule",
-            " & ".join(name.translate(_LATEX) for name in view.columns) + r" \\",
+            " & ".join(name.translate(LATEX) for name in view.columns) + r" \\",
             r"\midrule",
             *body[:-1],
             r"\midrule",

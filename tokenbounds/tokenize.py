@@ -9,6 +9,7 @@ import collections
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -53,11 +54,11 @@ class TextTokenizer:
         token_dtype(vocab_size)
 
     def encode_batch(self, texts, where=None):
-        """Ids of each text, without EOT.
+        """Ids of each text, without EOT; ids that are given in place of a text are checked only.
 
         Parameters
         ----------
-        texts : list of str
+        texts : list of str, or of ndarray of uint32
         where : list of str, optional
             What messages call the texts.
 
@@ -69,11 +70,12 @@ class TextTokenizer:
         for number, text in enumerate(texts):
             name = where[number] if where else f"text {number}"
             try:
-                ids = self._encode(text)
+                ids = text if isinstance(text, np.ndarray) else self._encode(text)
             except Exception as error:  # the library raises bare Exception
                 raise InputError(f"{name}: the tokenizer cannot encode it ({' '.join(str(error).split())})") from None
             if ids.size and ids.max() >= self.vocab_size:
-                raise InputError(f"{name}: the tokenizer gave id {ids.max()}, outside its vocabulary of {self.vocab_size}")
+                giver = "found" if isinstance(text, np.ndarray) else "the tokenizer gave"
+                raise InputError(f"{name}: {giver} id {ids.max()}, outside the vocabulary of {self.vocab_size}")
             if (ids == self.eot_id).any():
                 raise InputError(
                     f"{name}: the text's own ids hold the end-of-text id {self.eot_id} ('{self.eot}'), which only ends documents"
@@ -106,6 +108,21 @@ class _HuggingFace(TextTokenizer):
         """Text of token ids."""
         return self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
 
+    def pieces(self):
+        """What each token spells, as bytes; nothing for special tokens and unused ids."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        byte_level = '"ByteLevel"' in json.dumps(json.loads(self._tokenizer.to_str())["decoder"])
+        found = []
+        for token in range(self.vocab_size):
+            piece = self._tokenizer.id_to_token(token)
+            if piece is None or (token in added and added[token].special):
+                found.append(b"")
+            elif byte_level and token not in added:
+                found.append(bytes(_BYTES[character] for character in piece))
+            else:
+                found.append(_piece_bytes(piece))
+        return found
+
 
 class _SentencePiece(TextTokenizer):
     def __init__(self, path, eot):
@@ -125,6 +142,27 @@ class _SentencePiece(TextTokenizer):
     def decode(self, ids):
         """Text of token ids."""
         return self._processor.decode([int(token) for token in ids])
+
+    def pieces(self):
+        """What each token spells, as bytes; nothing for control tokens and the unknown one."""
+        nothing = [self._processor.is_control(token) or self._processor.is_unknown(token) for token in range(self.vocab_size)]
+        return [b"" if nothing[token] else _piece_bytes(self._processor.id_to_piece(token)) for token in range(self.vocab_size)]
+
+
+def _piece_bytes(piece):
+    """What a piece of a SentencePiece vocabulary spells: a lower block is a space, ``<0x0A>`` a byte."""
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
+    return bytes([int(byte[1], 16)]) if byte else piece.replace("\u2581", " ").encode()
+
+
+def _byte_characters():
+    """Which byte each character of a byte-level vocabulary means [Radford et al. 2019]: itself if visible, else they count from 256 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_characters()
 
 
 def _pieces(text):
@@ -417,8 +455,10 @@ def tokenize_shard(corpus: Corpus, manifest_path, roles_path, tokenizer_dir, sha
     tokenizer = load_tokenizer(tokenizer_dir)
     if not 0 <= shard < len(manifest["shards"]):
         raise InputError(f"{manifest_path}: shard {shard} does not exist, expected 0 to {len(manifest['shards']) - 1}")
-    start, stop = manifest["shards"][shard]
-    found = read_range(files, corpus.source.field, start, stop, corpus.source.part)
+    source, (start, stop) = corpus.source, manifest["shards"][shard]
+    if source.eot_id not in (None, tokenizer.eot_id):
+        raise InputError(f"source.eot_id: {source.eot_id}; expected {tokenizer.eot_id}, the tokenizer's id of '{tokenizer.eot}'")
+    found = read_range(files, source.field, start, stop, source.part, source.eot_id)
     documents = (document for document in found if roles[document[0]] != TOKENIZER)
     total = int((roles[start:stop] != TOKENIZER).sum())
     with contextlib.ExitStack() as stack:

@@ -101,7 +101,8 @@ def train(model, *, name, seed, train_tokens, val_tokens, out_dir, checkpoint_di
         low = group.sum([group.rank == 0 and choose_dtype(device, options.dtype) is torch.bfloat16])[0]
         state["dtype"] = "bfloat16" if low else "float32"
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=state["dtype"] == "bfloat16")
-    numbers, step_tokens = sum(p.numel() for p in net.parameters() if p.requires_grad), options.batch_size * options.accumulation * length
+    numbers = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    step_tokens = options.batch_size * options.accumulation * max(length, 1)
     log.info(
         "model %s: %d parameters on %s in %s, %d processes, steps %d to %d of %d tokens",
         *(name, numbers, device, state["dtype"], group.size, state["step"] + 1, options.steps, step_tokens),
@@ -198,9 +199,14 @@ def learning_rate(options: Training, step):
 
 
 def sample(tokens, rng, batch_size, length, device):
-    """Inputs and targets, each (batch_size, length) int64 on `device`: windows at uniform positions of the stream."""
+    """Inputs and targets, each (batch_size, length) int64 on `device`: windows at uniform positions of the stream.
+
+    With length 0 they are (batch_size, 1), and the only input is EOT: the start token, after which a model without context predicts.
+    """
     starts = rng.integers(0, tokens.m - length, size=batch_size)
     rows = np.stack([tokens.tokens(start, start + length + 1) for start in starts.tolist()]).astype(np.int64)
+    if length == 0:
+        rows = np.insert(rows, 0, tokens.eot_id, axis=1)
     batch = torch.from_numpy(rows)
     batch = batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
     return batch[:, :-1].contiguous(), batch[:, 1:].contiguous()

@@ -9,10 +9,11 @@ from tokenbounds.sources import list_files
 
 
 def main(manifest, roles, files, corpus, name, seed, processes):
-    """Write documents.json and roles.bin; for a hub corpus, `files` holds the download's manifest."""
+    """Write documents.json and roles.bin; `files` holds a hub corpus's manifest of the download, or the documents that were made."""
     section = Corpus.model_validate(corpus)
     downloaded = read_json(files[0])["files"] if section.source.hub else None
-    write_manifest(section, seed, name, list_files(section.source, downloaded), manifest, roles, processes)
+    found = list_files(section.source, downloaded, generated=files[0] if section.source.made else None)
+    write_manifest(section, seed, name, found, manifest, roles, processes)
 
 
 if __name__ == "__main__":

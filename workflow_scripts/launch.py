@@ -1,17 +1,21 @@
-"""Run Snakemake so that one command is enough, whatever happened before: `make quickstart` and `make run` call this.
+"""Run Snakemake so that one command is enough, whatever happened before: `make quickstart`, `make run` and `make resume` call this.
 
-A run that was killed leaves a lock behind; it is removed when no Snakemake process works in this checkout any more. Incomplete files are
-made again (the profiles say rerun-incomplete). At the end the tables are printed, or the errors repeated, one line each.
+A run that was killed leaves a lock behind, and on a cluster jobs that go on without it. They are cancelled and the lock is removed when no
+Snakemake works in this checkout any more. Incomplete files are made again (the profiles say rerun-incomplete). At the end the tables are
+printed, or the errors repeated, one line each.
 
-Only processes of this machine are seen, and a lock does not say on which machine it was made: on a file system that several machines share,
-start every run of a checkout on the same one.
+Only processes of this machine are seen. A run leaves a note of its machine while it lasts, so that on a file system that several share none
+is taken for dead because it works on another.
 """
 
 import argparse
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -21,18 +25,65 @@ from tokenbounds.config import load_config
 from tokenbounds.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
+STATE = Path(".snakemake")
+HOST_NOTE = STATE / "launched-on"
+CANCEL_SECONDS = 600  # a node needs a while to end a job's processes
 
 
-def running():
-    """Process numbers of the Snakemake runs whose working directory is this checkout."""
+class Refused(Exception):
+    """Why nothing was started, in one line."""
+
+
+def running(heads_only=False):
+    """Process numbers of the Snakemake runs whose working directory is this checkout, or only of those that started the others."""
     found = []
     for process in psutil.process_iter():
         try:
-            if is_snakemake(process) and Path(process.cwd()) == ROOT:
+            if is_snakemake(process) and Path(process.cwd()) == ROOT and not (heads_only and "--mode" in process.cmdline()):
                 found.append(process.pid)
         except psutil.Error:
             continue
     return found
+
+
+def slurm_jobs():
+    """Numbers of this user's Slurm jobs, queued or not quite gone, that were submitted from this checkout."""
+    command = ["squeue", "--me", "--noheader", "--format=%i|%Z"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        raise Refused("squeue gives no answer; jobs of an earlier run may still be there") from None
+    if done.returncode:
+        raise Refused(f"squeue gives no list of jobs ({done.stderr.strip():.200}); some of an earlier run may still be there")
+    lines = (line.strip().partition("|") for line in done.stdout.splitlines())
+    return [number for number, _, folder in lines if folder and Path(folder).resolve() == ROOT]
+
+
+def cancel_slurm_jobs():
+    """Cancel the jobs that a run which ended left behind, and wait until their processes are gone: two must not write the same file."""
+    if not (STATE / "slurm_logs").exists() or shutil.which("squeue") is None or not (orphans := slurm_jobs()):
+        return
+    print(f"a run was cut off here: cancelling its Slurm jobs {', '.join(orphans)}")
+    subprocess.run(["scancel", *orphans], timeout=120)
+    end = time.monotonic() + CANCEL_SECONDS
+    while left := slurm_jobs():
+        if time.monotonic() > end:
+            raise Refused(f"the Slurm jobs {', '.join(left)} of an earlier run were cancelled and do not end; ask what their node is doing")
+        time.sleep(2)
+
+
+def clear(snakemake):
+    """Make way for a run: nothing of an earlier one may be at work, and its lock goes. Raises `Refused`."""
+    if HOST_NOTE.exists() and (host := HOST_NOTE.read_text(encoding="utf-8")) != platform.node():
+        raise Refused(f"a run was started on {host} and has not ended; end it there, or if that machine is gone remove {ROOT / HOST_NOTE}")
+    if not running(heads_only=True):
+        cancel_slurm_jobs()
+    if others := running():
+        raise Refused(f"Snakemake is already running in {ROOT} (process {others[0]}); wait for it or stop it")
+    locks = STATE / "locks"
+    if locks.is_dir() and any(locks.iterdir()):
+        print("a run was cut off here: removing its lock and continuing")
+        subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
 
 
 def config_files(profile):
@@ -52,17 +103,19 @@ def main(arguments=None):
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if others := running():
-        print(f"error: Snakemake is already running in {ROOT} (process {others[0]}); wait for it or stop it", file=sys.stderr)
-        return 1
     snakemake = [sys.executable, "-m", "snakemake", "--profile", options.profile, *more]
-    locks = Path(".snakemake/locks")
-    if locks.is_dir() and any(locks.iterdir()):
-        print("a run was cut off here: removing its lock and continuing")
-        subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True)
-    with tempfile.NamedTemporaryFile("r", suffix=".txt") as errors:
-        status = subprocess.run(snakemake, env={**os.environ, "TOKENBOUNDS_ERRORS": errors.name}).returncode
+    try:
+        clear(snakemake)
+    except Refused as reason:
+        print(f"error: {reason}", file=sys.stderr)
+        return 1
+    STATE.mkdir(exist_ok=True)
+    HOST_NOTE.write_text(platform.node(), encoding="utf-8")
+    # In the checkout, where jobs on other machines can write to it.
+    with tempfile.NamedTemporaryFile("r", prefix="errors-", suffix=".txt", dir=STATE) as errors:
+        status = subprocess.run(snakemake, env={**os.environ, "TOKENBOUNDS_ERRORS": str(ROOT / errors.name)}).returncode
         lines = list(dict.fromkeys(errors.read().splitlines()))
+    HOST_NOTE.unlink(missing_ok=True)
     if status:
         print("\n".join(["", *lines]) if lines else f"error: snakemake ended with status {status}", file=sys.stderr)
     elif not any(option in more for option in ("-n", "--dry-run", "--dryrun")):
@@ -73,11 +126,11 @@ def main(arguments=None):
 def show(config):
     """Print the tables and where everything is."""
     results = Path("results") / config.run
-    tables = [results / "tables" / f"{name}.md" for name in config.tables]
+    tables = [results / "tables" / f"{name}.md" for name in config.all_tables]
     for path in filter(Path.exists, tables):  # a run of some targets only makes some
         print(f"\n{path.read_text(encoding='utf-8')}")
     print("Results:")
-    for name in config.tables:
+    for name in config.all_tables:
         print(f"  {name:14} {results}/tables/{name}.md  .csv  .tex")
     for name in config.figures:
         print(f"  {name:14} {results}/figures/{name}.png  .pdf  .csv")

@@ -6,12 +6,15 @@ import torch
 from common import job
 
 from tokenbounds.config import parse_config
+from tokenbounds.gate import check_gate
 from tokenbounds.records import score_part
 
 
-def main(message, draws, index, records, sidecar, *, name, sampling, part, parts, seed, scoring):
+def main(message, draws, index, records, sidecar, *, name, sampling, part, parts, seed, scoring, gate=None, accept_bad=False):
     """Write the records of draws of this part, and how far a second scoring in another batch shape differs."""
     torch.set_num_threads(scoring.threads)
+    if gate:
+        check_gate(gate, accept_bad, name)
     score_part(
         message,
         draws,
@@ -30,7 +33,7 @@ def main(message, draws, index, records, sidecar, *, name, sampling, part, parts
 
 if __name__ == "__main__":
     with job(snakemake):
-        w = snakemake.wildcards
+        w, config = snakemake.wildcards, parse_config(snakemake.config)
         main(
             *(snakemake.input[key] for key in ("message", "draws", "index")),
             *(snakemake.output[key] for key in ("records", "sidecar")),
@@ -39,5 +42,7 @@ if __name__ == "__main__":
             part=int(w.part),
             **snakemake.params,
             # How a job is executed changes rounding only, so it is not among the parameters that make records stale.
-            scoring=parse_config(snakemake.config).scoring,
+            scoring=config.scoring,
+            gate=snakemake.input.gate,
+            accept_bad=config.accept_bad_models,
         )

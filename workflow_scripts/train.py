@@ -12,12 +12,16 @@ from tokenbounds.files import config_hash, read_json, sha256_file
 from tokenbounds.training import run
 
 
-def main(weights, train_index, val_index, package, *, model, seed, checkpoint_minutes, start=None):
+def main(weights, train_index, val_index, package, *, model, seed, checkpoint_minutes, start=None, gpus=None):
     """Train the model that a configuration describes, from the weights in `start` if given, and write it to the folder of `weights`.
 
     Its checkpoints are found again only by the same configuration, tokens, code (the modules `package`) and libraries. When it is done they
     are removed, with those of any other configuration of this model.
+
+    `gpus` is how many the job was given, which a profile may limit: no more processes are started. Their number changes rounding only.
     """
+    if gpus and model["training"].get("processes", 1) > gpus:
+        model = {**model, "training": {**model["training"], "processes": gpus}}
     folder = Path(weights).parent
     shards = [read_json(index)["shards"] for index in (train_index, val_index)]
     code = {str(path): sha256_file(path) for path in (*package, *([start] if start else []))}
@@ -49,5 +53,6 @@ if __name__ == "__main__":
             snakemake.input.package,
             **snakemake.params,
             start=snakemake.input.get("start"),
+            gpus=snakemake.resources.get("gpu"),
             checkpoint_minutes=parse_config(snakemake.config).models[snakemake.wildcards.model].training.checkpoint_minutes,
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 
 import psutil
@@ -94,3 +95,15 @@ def test_script_dies_with_snakemake_and_the_lock_is_refused_only_while_it_lives(
     output = copy.launch()
     assert "a run was cut off here: removing its lock and continuing" in output and "Nothing to be done" in output
     assert not list((copy.folder / ".snakemake").glob("locks/*"))
+
+
+def test_run_of_another_machine_is_not_taken_for_dead(copy):
+    note = copy.folder / ".snakemake/launched-on"
+    assert not note.exists()
+    note.write_text("login2")
+    refused = copy.launch(check=False)
+    assert refused.startswith("error: a run was started on login2 and has not ended") and refused.strip().endswith(f"remove {note}")
+    assert note.exists()
+    note.write_text(platform.node())
+    assert "Nothing to be done" in copy.launch()
+    assert not note.exists()

@@ -11,7 +11,7 @@ from tokenbounds.cli import main
 
 NAMES = ("small.levels11.text.token", "medium.levels11.text.token", "small.levels11.text.windows")
 STRUCTURED = ("lora-1.levels11.text.token", "lora-2.levels11.text.token", "monarch.levels11.text.token", "monarch.head.text.token")
-ALL = (*NAMES, *STRUCTURED, "sublora.levels5-tuned.text.documents")
+ALL = (*NAMES, *STRUCTURED, "markov.counts.text.token", "sublora.levels5-tuned.text.documents")
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,12 @@ def rows(path):
 
 def test_every_output_and_nothing_torn(finished, finished_log):
     found = {str(path.relative_to(finished.results)) for path in finished.results.rglob("*") if path.is_file()}
-    expected = {f"tables/{table}.{suffix}" for table in ("table1", "table2", "table6") for suffix in ("csv", "md", "tex")}
-    expected |= {f"figures/{figure}.{suffix}" for figure in ("figure1", "figure1-right", "figure3") for suffix in ("csv", "pdf", "png")}
+    tables, figures = (
+        ("table1", "table2", "table5", "table6", "table7", "table9"),
+        ("figure1", "figure1-right", "figure2", "figure3", "figure4"),
+    )
+    expected = {f"tables/{table}.{suffix}" for table in tables for suffix in ("csv", "md", "tex")}
+    expected |= {f"figures/{figure}.{suffix}" for figure in figures for suffix in ("csv", "pdf", "png")}
     expected |= {"figures/figure3.alpha.csv"}
     expected |= {f"bounds/{name}.json" for name in ALL}
     expected |= {f"risk/{name}/{part}.{suffix}" for name in ALL for part in ("00000", "00001") for suffix in ("parquet", "json")}
@@ -39,7 +43,7 @@ def test_every_output_and_nothing_torn(finished, finished_log):
 
 def test_every_job_has_a_log_without_errors(finished):
     logs = list((finished.results / "logs").rglob("*.log"))
-    assert len(logs) == 52
+    assert len(logs) == 80
     assert not [path for path in logs if "rror" in path.read_text()]
 
 
@@ -77,7 +81,7 @@ def test_every_bound_is_at_least_its_risk(certificates):
                 assert bound["payments_bits"]["message"] == found["hypothesis"]["message_bits"]
                 assert bound["payments_bits"]["sampling scheme"] == np.log2(3)
                 checked += 1
-    assert checked == 7 * (4 + 3 * 3) + 3 * 4
+    assert checked == 8 * (4 + 3 * 3) + 3 * 4
     assert certificates[NAMES[2]]["m"] % 16 == 0
     tokens = certificates[NAMES[2]]["corpus"]["tokens"]
     assert tokens - 16 < certificates[NAMES[2]]["m"] <= tokens
@@ -93,6 +97,32 @@ def test_a_row_of_a_sweep_is_its_best(finished, certificates):
     each = rows(finished.results / "tables/table6.csv")
     assert [line["label"] for line in each] == ["LoRA, r = 1", "LoRA, r = 2", "Random guess"]
     assert lines["SubLoRA, documents"]["m_tokens"] == str(certificates[ALL[-1]]["corpus"]["documents"])
+
+
+def test_generated_text(finished):
+    """Of the best model of each row, as many samples as the configuration asks for."""
+    *lines, guess = rows(finished.results / "tables/table9.csv")
+    best = {line["label"]: line["certificate"] for line in rows(finished.results / "tables/table1.csv")}
+    assert [line["certificate"] for line in lines] == 4 * [NAMES[0]] + 4 * [best["LoRA"]] + 4 * [best["SubLoRA, documents"]]
+    assert [(line["prompt"], line["sample"]) for line in lines] == 3 * [("", "1"), ("", "2"), ("The `", "1"), ("The `", "2")]
+    assert all(line["text"].startswith(line["prompt"]) for line in lines) and len({line["text"] for line in lines}) == 12
+    assert all(int(line["tokens"]) == 80 or line["ended"] == "True" for line in lines)
+    assert (guess["label"], guess["text"]) == ("Random guess", "")
+
+
+def test_resampled_tokens(finished):
+    """Table and figure show the same scores; the generator predicts what it drew better than the others do."""
+    *models, correlation = rows(finished.results / "tables/table7.csv")
+    assert [line["label"] for line in models] == ["GPT (small)", "GPT (medium)", "Monarch with a head"]
+    assert correlation["label"] == "correlation" and all(line["scored"] == "150" and line["left_out"] == "0" for line in models)
+    objective = [float(line["objective_bits"]) for line in models]
+    assert min(objective) == objective[1]
+    for column in ("text PPL", "mean PPL", "text ACC"):
+        expected = np.corrcoef(objective, [float(line[column]) for line in models])[0, 1]
+        assert float(correlation[column]) == pytest.approx(expected)
+    drawn = rows(finished.results / "figures/figure2.csv")
+    assert [float(line["y"]) for line in drawn if line["series"] == "objective_bits"] == objective
+    assert sum(float(line["y"]) for line in drawn if line["panel"] == "histogram") == 60 * 16
 
 
 def test_figures_of_structures(finished, certificates):

@@ -10,15 +10,20 @@ import pytest
 TOKEN_SMALL, TOKEN_MEDIUM, WINDOWS_SMALL = "small.levels11.text.token", "medium.levels11.text.token", "small.levels11.text.windows"
 DOCUMENTS, LORA = "sublora.levels5-tuned.text.documents", ("lora-1.levels11.text.token", "lora-2.levels11.text.token")
 MONARCH, HEAD = "monarch.levels11.text.token", "monarch.head.text.token"
-ROWS = (TOKEN_SMALL, TOKEN_MEDIUM, WINDOWS_SMALL, DOCUMENTS, *LORA, MONARCH, HEAD)
+MARKOV = "markov.counts.text.token"
+ROWS = (TOKEN_SMALL, TOKEN_MEDIUM, WINDOWS_SMALL, DOCUMENTS, *LORA, MONARCH, HEAD, MARKOV)
 PAPER_OF = {  # what shows which rows
     "table table2": {TOKEN_SMALL, TOKEN_MEDIUM, WINDOWS_SMALL},
     "table table1": {DOCUMENTS, *LORA, HEAD},
+    "table table5": {MARKOV},
     "table table6": set(LORA),
+    "text_table table9": {TOKEN_SMALL, *LORA, DOCUMENTS},
     "figure figure1": {TOKEN_SMALL, TOKEN_MEDIUM},
     "smoothing_figure figure3": {MONARCH, HEAD},
 }
-TABLES = {name for name in PAPER_OF if name.startswith("table")}
+TABLES = {name for name in PAPER_OF if "table " in name}
+MEANING = {"score_resampled figure2", "meaning_table table7", "meaning_figure figure2"}
+RESAMPLED = {"resample figure2.medium.levels11.text.token"} | MEANING
 TABLE, FIGURE = {"table table2"}, {"figure figure1"}
 
 
@@ -28,25 +33,38 @@ def bounds(*rows):
 
 
 def scored(*rows, parts=2):
-    return {f"score {row}.{part:05d}" for row in rows for part in range(parts)} | bounds(*rows)
+    entropy = {"meaning_figure figure2"} if WINDOWS_SMALL in rows else set()
+    return {f"score {row}.{part:05d}" for row in rows for part in range(parts)} | bounds(*rows) | entropy
 
 
 def coded(*messages):
     """Messages, as "model.codec", and all that follows from them."""
     heads = {"alpha_head monarch.head"} if "monarch.levels11" in messages else set()
     found = {*messages, *(["monarch.head"] if heads else [])}
+    evaluated = MEANING if found & {"small.levels11", "monarch.head"} else set()
+    heads |= RESAMPLED if "medium.levels11" in found else evaluated
     return {f"message {name}" for name in messages} | heads | scored(*(row for row in ROWS if ".".join(row.split(".")[:2]) in found))
 
 
 LEVELS11 = [f"{model}.levels11" for model in ("small", "medium", "lora-1", "lora-2", "monarch")]
 MODELS = ("small", "medium", "lora-1", "lora-2", "monarch", "sublora")
-FROM_MESSAGES = coded(*LEVELS11, "sublora.levels5-tuned")
-TRAINED = {f"train {model}" for model in MODELS} | FROM_MESSAGES | {"figure figure1-right"}
+OF_TRAINED = coded(*LEVELS11, "sublora.levels5-tuned")
+FROM_MESSAGES = OF_TRAINED | coded("markov.counts")
+TRAINED = {f"train {model}" for model in MODELS} | OF_TRAINED | {"figure figure1-right"}
+COUNTED = {"markov markov"} | coded("markov.counts")
 POSITIONS = {"positions text.token", "positions text.windows", "positions text.documents"}
 FROM_TOKENIZER = {"tokenizer text", "tokenize text.00000", "tokenize text.00001"} | {"index text.train", "index text.val"}
-EVERYTHING = {"documents text"} | FROM_TOKENIZER | POSITIONS | TRAINED
-TOKEN_ROWS = (TOKEN_SMALL, TOKEN_MEDIUM, *LORA, MONARCH, HEAD)
-FROM_HEAD = {"alpha_head monarch.head"} | scored(HEAD)
+EVERYTHING = {"documents text"} | FROM_TOKENIZER | POSITIONS | TRAINED | COUNTED
+TOKEN_ROWS = (TOKEN_SMALL, TOKEN_MEDIUM, *LORA, MONARCH, HEAD, MARKOV)
+FROM_HEAD = {"alpha_head monarch.head"} | scored(HEAD) | MEANING
+
+INTEGERS = ("integers-structured", "integers-random")
+RECALLED = {"recall_figure figure4"} | {f"recall figure4.{name}" for name in INTEGERS}
+MEMORIZED = {f"train {name}" for name in INTEGERS} | RECALLED
+FROM_INTEGERS = MEMORIZED | {f"index {name}.{split}" for name in INTEGERS for split in ("train", "val")}
+TOKENIZED = FROM_INTEGERS | {f"tokenizer {name}" for name in INTEGERS} | {f"tokenize {name}.00000" for name in INTEGERS}
+DOCUMENTED = TOKENIZED | {f"documents {name}" for name in INTEGERS}
+GENERATED = DOCUMENTED | {f"sequences {name}" for name in INTEGERS}
 
 OTHER = {"family": "gpt", "corpus": "text", "architecture": {"layers": 1, "heads": 1, "width": 8}, "training": {"steps": 3, "warmup": 0}}
 
@@ -68,7 +86,7 @@ CONFIG = {
         [("tables.table2.rows.1.codec", ["levels11", "levels5"]), ("codecs.levels5", {"kind": "levels", "levels": 5})],
         {"message medium.levels5"} | scored("medium.levels5.text.token") | bounds(TOKEN_MEDIUM),
     ),
-    "n": ([("sampling.n", 400)], {"positions text.token", "alpha_head monarch.head"} | scored(*TOKEN_ROWS)),
+    "n": ([("sampling.n", 400)], {"positions text.token", "alpha_head monarch.head"} | scored(*TOKEN_ROWS) | RESAMPLED),
     "n of the windows": ([("samplings.windows.n", 70)], {"positions text.windows"} | scored(WINDOWS_SMALL)),
     # The message says what a prediction sees, so it is another message.
     "context length": ([("sampling.context_length", 32)], FROM_MESSAGES),
@@ -84,6 +102,8 @@ CONFIG = {
         {"train monarch", "figure figure1-right"} | coded("monarch.levels11"),
     ),
     "caption of a table": ([("tables.table2.caption", "Other")], TABLE),
+    "what is generated": ([("tables.table9.samples.tokens", 81)], {"text_table table9"}),
+    "what is resampled": ([("figures.figure2.tokens", 3)], RESAMPLED),
     "top_k of a table": ([("tables.table2.top_k", [1, 100])], TABLE),
     "how often a checkpoint is written": ([("models.small.training.checkpoint_minutes", 3)], set()),
     "a label": ([("figures.figure1.series.0.rows.0.label", "Other")], FIGURE),
@@ -91,36 +111,44 @@ CONFIG = {
     "parts": ([("scoring.parts", 3)], scored(*ROWS, parts=3)),
     "a model that no row uses": ([("models.other", OTHER)], set()),
     "shards": ([("corpora.text.shards", 3)], EVERYTHING | {"tokenize text.00002"}),
-    "seed": ([("seed", 1)], EVERYTHING),
+    "levels of a recall": ([("figures.figure4.levels", [3])], RECALLED),
+    "seed": ([("seed", 1)], EVERYTHING | GENERATED),
 }
 
 # Editing a module makes stale what it decides, although only the script is what a rule runs.
 MODULES = {
+    "sequences": GENERATED,
+    "recall": RECALLED,
+    "recall_figure": {"recall_figure figure4"},
     "cli": set(),
     "compressors": set(),
-    "tables": TABLES | {"figure figure1", "figure figure1-right"},
-    "figures": {"figure figure1", "figure figure1-right", "smoothing_figure figure3"},
+    "tables": TABLES | {"figure figure1", "figure figure1-right", "meaning_table table7"},
+    "meaning_figure": {"meaning_table table7", "meaning_figure figure2"},
+    "resampling": RESAMPLED,
+    "generation": {"text_table table9"},
+    "figures": {"figure figure1", "figure figure1-right", "smoothing_figure figure3", "meaning_figure figure2", "recall_figure figure4"},
     "certificate": bounds(*ROWS),
     "metrics": bounds(*ROWS) | FROM_HEAD,
     "bounds/betting_bounds": bounds(*ROWS) | FROM_HEAD,
-    "smoothing": scored(*ROWS) | FROM_HEAD,
-    "scoring": scored(*ROWS) | FROM_HEAD,
+    "smoothing": scored(*ROWS) | FROM_HEAD | RESAMPLED | RECALLED,
+    "scoring": scored(*ROWS) | FROM_HEAD | RESAMPLED | RECALLED,
     "records": scored(*ROWS),
-    "quantize": FROM_MESSAGES,
+    "quantize": FROM_MESSAGES | RECALLED,
     "tuning": coded("sublora.levels5-tuned"),
-    "lattice": FROM_MESSAGES,
-    "hypothesis": FROM_MESSAGES,
-    "message": FROM_MESSAGES,
-    "training": TRAINED,
-    "checkpoints": TRAINED,
-    "devices": TRAINED,
-    "models/__init__": TRAINED,
-    "models/gpt": TRAINED,
-    "models/subspace": TRAINED,
-    "tokenize": FROM_TOKENIZER | POSITIONS | TRAINED,
-    "sources": EVERYTHING,
-    "corpus": EVERYTHING,
-    "streams": EVERYTHING,
+    "lattice": FROM_MESSAGES | RECALLED,
+    "hypothesis": FROM_MESSAGES | RECALLED,
+    "message": FROM_MESSAGES | RECALLED,
+    "training": TRAINED | MEMORIZED,
+    "checkpoints": TRAINED | MEMORIZED,
+    "devices": TRAINED | MEMORIZED,
+    "models/__init__": TRAINED | COUNTED | MEMORIZED,
+    "models/gpt": TRAINED | FROM_MESSAGES | MEMORIZED,
+    "models/markov": COUNTED | FROM_MESSAGES,
+    "models/subspace": TRAINED | FROM_MESSAGES | MEMORIZED,
+    "tokenize": FROM_TOKENIZER | POSITIONS | TRAINED | COUNTED | TOKENIZED,
+    "sources": EVERYTHING | DOCUMENTED,
+    "corpus": EVERYTHING | DOCUMENTED,
+    "streams": EVERYTHING | GENERATED,
 }
 
 

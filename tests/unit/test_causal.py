@@ -1,15 +1,14 @@
 """Models of the transformers library: the library's own predictions, checkpoints as they are published, and what is refused."""
 
-import itertools
 import json
 import math
-import struct
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from stores import random_documents, write_store
+from stories import encode, read_pieces, stories_checkpoint, stories_tokenizer
 
 from tokenbounds import models
 from tokenbounds.errors import InputError
@@ -470,72 +469,6 @@ def test_tokens_are_scored_as_one_by_one(checkpoints, tmp_path):
 # ---------------------------------------------------------------- a real model
 
 
-def stories_checkpoint(path, folder):
-    """llama2.c's legacy file as a checkpoint of the library, whose rotary embedding turns the pairs (i, i + D/2) and not (2i, 2i + 1)."""
-    data = path.read_bytes()
-    width, inner, layers, heads, kv_heads, vocab_size, length = struct.unpack("<7i", data[:28])
-    values, offset = np.frombuffer(data, "<f4", offset=28), 0
-
-    def take(*shape):
-        nonlocal offset
-        part = values[offset : offset + math.prod(shape)].reshape(shape)
-        offset += part.size
-        return torch.from_numpy(part.copy())
-
-    head, kv_width = width // heads, width // heads * kv_heads
-
-    def half_split(matrix, count):
-        return matrix.view(count, head // 2, 2, width).transpose(1, 2).reshape(count * head, width).contiguous()
-
-    tensors = {"model.embed_tokens.weight": take(vocab_size, width)}
-    for name, shape in (
-        ("input_layernorm", (width,)),
-        ("self_attn.q_proj", (width, width)),
-        ("self_attn.k_proj", (kv_width, width)),
-        ("self_attn.v_proj", (kv_width, width)),
-        ("self_attn.o_proj", (width, width)),
-        ("post_attention_layernorm", (width,)),
-        ("mlp.gate_proj", (inner, width)),
-        ("mlp.down_proj", (width, inner)),
-        ("mlp.up_proj", (inner, width)),
-    ):
-        for i, tensor in enumerate(take(layers, *shape)):
-            turned = {"self_attn.q_proj": heads, "self_attn.k_proj": kv_heads}.get(name)
-            tensors[f"model.layers.{i}.{name}.weight"] = half_split(tensor, turned) if turned else tensor.clone()
-    tensors["model.norm.weight"] = take(width)
-    assert offset + length * head == values.size
-    save_file(tensors, folder / "model.safetensors")
-    config = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads}
-    config |= {"num_key_value_heads": kv_heads, "vocab_size": vocab_size, "max_position_embeddings": length, "rms_norm_eps": 1e-5}
-    config |= {"model_type": "llama", "tie_word_embeddings": True, "rope_theta": 10000.0, "torch_dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def read_pieces(path):
-    """Pieces of tok512.bin: bytes to (id, score)."""
-    data, offset, pieces = path.read_bytes(), 4, {}
-    for number in range(512):
-        score, size = struct.unpack_from("<fi", data, offset)
-        pieces.setdefault(data[offset + 8 : offset + 8 + size], (number, score))
-        offset += 8 + size
-    return pieces
-
-
-def encode(text, pieces):
-    """llama2.c's encoder: a leading space, characters or else bytes, then the adjacent pair of the best piece, again and again."""
-    tokens = [piece for character in " " + text for piece in _start(character.encode(), pieces)]
-    while True:
-        pairs = [(pieces[a + b][1], -i) for i, (a, b) in enumerate(itertools.pairwise(tokens)) if a + b in pieces]
-        if not pairs:
-            return [pieces[piece][0] if piece in pieces else piece[0] + 3 for piece in tokens]
-        i = -max(pairs)[1]
-        tokens[i : i + 2] = [tokens[i] + tokens[i + 1]]
-
-
-def _start(character, pieces):
-    return [character] if character in pieces else [bytes([byte]) for byte in character]
-
-
 def test_a_real_model_predicts_real_text(shared, tmp_path):
     """llama2.c's doc/stories260K.md gives a validation loss of 1.2968 nats = 1.871 bits per token; 7.4 with the pairs not permuted."""
     stories_checkpoint(shared / "data/models/stories260K/stories260K.bin", tmp_path)
@@ -543,6 +476,8 @@ def test_a_real_model_predicts_real_text(shared, tmp_path):
     pieces = read_pieces(shared / "data/models/stories260K/tok512.bin")
     text = (shared / "data/tinystories/tinystories_sample_2MiB.txt").read_text(encoding="utf-8", errors="ignore")
     stories = [story.strip() for story in text.split("<|endoftext|>")[:60]]
+    library = stories_tokenizer(shared / "data/models/stories260K/tok512.bin")  # which tests/pipeline/test_published.py uses
+    assert [library.encode(story).ids for story in stories] == [encode(story, pieces) for story in stories]
     # Documents end with token 1, which begins the next: what the model saw in training.
     store = write_store(tmp_path / "tokens", [encode(story, pieces) for story in stories], vocab_size=512, eot_id=1)
     rule = ContextRule(512, "always", 1)

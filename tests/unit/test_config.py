@@ -225,8 +225,12 @@ def test_cross_reference_in_a_figure():
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("corpora.text.source", {}, "exactly one of installed, files, hub is needed, found none"),
-        ("corpora.text.source", {"files": ["a"], "hub": "a/b"}, "exactly one of installed, files, hub is needed, found files, hub"),
+        ("corpora.text.source", {}, "exactly one of installed, files, hub, sequences, antibodies is needed, found none"),
+        (
+            "corpora.text.source",
+            {"files": ["a"], "hub": "a/b"},
+            "exactly one of installed, files, hub, sequences, antibodies is needed, found files, hub",
+        ),
         ("corpora.text.source", {"hub": "a/b"}, "needs `revision`"),
         ("corpora.text.source", {"files": ["a"], "revision": "0" * 40}, "belong to a hub source"),
         ("corpora.text.tokenizer", {"hub": "a/b"}, "a hub tokenizer needs it"),

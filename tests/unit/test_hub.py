@@ -23,13 +23,18 @@ FILES = {
 LARGE = {"data/part-1.parquet"}
 
 DRIVER = """
-import json, sys, time
-time.sleep = lambda seconds: None  # the library waits between its tries
+import json, shutil, sys, time, types
+waited = []
+time.sleep = waited.append  # the library waits between its tries
+from tokenbounds import hub
 from tokenbounds.errors import InputError
-from tokenbounds.hub import download
 for call in json.loads(sys.argv[1]):
+    if "free" in call:
+        free = types.SimpleNamespace(free=call.pop("free"))
+        shutil.disk_usage = lambda folder: free
+    function = getattr(hub, call.pop("function", "download"))
     try:
-        print(json.dumps(download(call.pop("repo_id"), call.pop("revision"), **call)))
+        print(json.dumps(waited if call.pop("waited", False) else function(call.pop("repo_id"), call.pop("revision"), **call)))
     except InputError as error:
         print(json.dumps(str(error)))
 """
@@ -42,6 +47,10 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked = []
         self.cut_once = set()
+        self.busy_once = set()  # of paths that are answered 429 the first time
+        self.together = None  # a barrier that GETs of files wait at
+        self.newest = COMMIT
+        self.files = FILES  # what the listing announces
         self.content = dict(FILES)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -72,11 +81,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(403, X_Error_Code="GatedRepo")
         if "owner/name" not in path:
             return self._answer(404, X_Error_Code="RepoNotFound")
+        if (self.command, path) in self.server.busy_once:
+            self.server.busy_once.discard((self.command, path))
+            return self._answer(429, Retry_After="7")
+        if path in ("/api/datasets/owner/name", "/api/models/owner/name"):
+            return self._answer(200, json.dumps({"id": "owner/name", "sha": self.server.newest}).encode(), Content_Type="application/json")
         if COMMIT not in path:
             return self._answer(404, X_Error_Code="RevisionNotFound")
-        if path == f"/api/datasets/owner/name/tree/{COMMIT}":
-            return self._answer(200, json.dumps([*map(self._entry, FILES)]).encode(), Content_Type="application/json")
-        name = path.removeprefix(f"/datasets/owner/name/resolve/{COMMIT}/")
+        if path.startswith("/api/") and path.endswith(f"/owner/name/tree/{COMMIT}"):
+            return self._answer(200, json.dumps([*map(self._entry, self.server.files)]).encode(), Content_Type="application/json")
+        name = path.removeprefix("/datasets").removeprefix(f"/owner/name/resolve/{COMMIT}/")
+        if name not in self.server.content:
+            return self._answer(404, X_Error_Code="EntryNotFound")
+        if self.command == "GET" and self.server.together is not None:
+            self.server.together.wait(20)  # broken where the others do not come while this one waits
         content = self.server.content[name]
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": COMMIT, "Accept_Ranges": "bytes"}
         if self.headers.get("Range"):
@@ -92,10 +110,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self._answer(200, content, **headers)
 
     def _entry(self, name):
-        content = FILES[name]
+        content = self.server.files[name]
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         lfs = {"lfs": {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}} if name in LARGE else {}
         return {"type": "file", "path": name, "size": len(content), "oid": blob, **lfs}
+
+
+def asked_files(hub):
+    """Names of the files that were asked for, each once."""
+    return {path.rpartition(f"/resolve/{COMMIT}/")[2] for command, path, _ in hub.asked if command == "GET" and "resolve" in path}
 
 
 @pytest.fixture
@@ -111,12 +134,11 @@ def hub():
 
 @pytest.fixture
 def call(hub, root, tmp_path):
-    """Run downloads in a process of its own: the library reads its environment when it is imported."""
+    """Run calls in a process of its own: the library reads its environment when it is imported."""
 
     def run(*calls, **environment):
-        calls = [
-            {"repo_id": "owner/name", "revision": COMMIT, "repo_type": "dataset", "folder": str(tmp_path / "data"), **one} for one in calls
-        ]
+        defaults = {"repo_id": "owner/name", "revision": COMMIT, "folder": str(tmp_path / "data")}
+        calls = [{**defaults, **({} if one.get("function") == "download_model" else {"repo_type": "dataset"}), **one} for one in calls]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and not key.lower().endswith("_proxy")}
         environment = {**inherited, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(root), **environment}
         done = subprocess.run(
@@ -199,3 +221,136 @@ def test_a_branch_is_refused(tmp_path):
         InputError, match=r"^owner/name: revision 'main' is not a commit .40 hexadecimal digits.; a branch or tag can move$"
     ):
         download("owner/name", "main", repo_type="dataset", folder=tmp_path)
+
+
+def test_a_busy_hub_is_asked_again_when_it_says(hub, call):
+    """429 with Retry-After, for the listing, the facts of a file and the file itself: the library waits as long, and a second."""
+    file = f"/datasets/owner/name/resolve/{COMMIT}/data/part-0.jsonl"
+    hub.busy_once = {("GET", f"/api/datasets/owner/name/tree/{COMMIT}"), ("GET", file)}
+    patterns = {"patterns": ["*.jsonl"]}
+    files, waited = call(patterns, {"waited": True})
+    assert [entry["name"] for entry in files] == ["data/part-0.jsonl"] and not hub.busy_once
+    assert waited == [8.0, 8.0]
+
+
+def test_files_are_fetched_together(hub, call):
+    """Each of the three files is answered only when all three were asked for."""
+    hub.together = threading.Barrier(3)
+    (files,) = call({})
+    assert len(files) == 3 and not hub.together.broken
+
+
+def test_a_missing_file_is_one_line(hub, call):
+    """A file of the listing that the hub then does not have."""
+    del hub.content["data/part-0.jsonl"]
+    (message,) = call({"patterns": ["*.jsonl"]})
+    assert message.startswith(f"dataset owner/name at {COMMIT}: the download from {hub.url} failed (") and "\n" not in message
+
+
+def test_too_little_space_is_found_before_anything_is_fetched(hub, call, tmp_path):
+    size = sum(map(len, FILES.values()))
+    full, enough, there = call({"free": size - 1}, {"free": size}, {"free": 0})
+    assert (
+        full == f"owner/name: {size} bytes to download, but {size - 1} bytes are free in {tmp_path / 'data'}; make space and run it again"
+    )
+    assert len(enough) == 3 and there == enough  # what is there needs no space
+
+
+def test_what_an_earlier_try_left_needs_no_space(hub, call, tmp_path):
+    name = "data/part-1.parquet"
+    folder = tmp_path / "data/.cache/huggingface/download/data"
+    folder.mkdir(parents=True)
+    half = FILES[name][: len(FILES[name]) // 2]
+    etag = hashlib.sha256(FILES[name]).hexdigest()
+    call({"patterns": ["README.md"]})
+    (folder / f"begun.{etag}.incomplete").write_bytes(half)
+    (full, enough) = call({"patterns": [name], "free": len(half) - 1}, {"patterns": [name], "free": len(half)})
+    assert full.startswith(f"owner/name: {len(half)} bytes to download, but {len(half) - 1} bytes are free")
+    assert len(enough) == 1
+
+
+OLD, NEW = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"), ("model-00001-of-00001.safetensors",)
+
+
+def model_files(weight_map=None):
+    """Two generations of shards, weights in other formats, and an index of the second generation."""
+    weight_map = weight_map or {"a.weight": NEW[0], "b.weight": NEW[0]}
+    files = {name: name.encode() * 100 for name in (*OLD, *NEW, "pytorch_model.bin", "tokenizer.model", "model.safetensors")}
+    return files | {"config.json": b"{}", "model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode()}
+
+
+@pytest.fixture
+def call_model(hub, call):
+    """`download_model` of a repository with these files."""
+
+    def run(files, *calls, **environment):
+        hub.files, hub.content = files, dict(files)
+        calls = [{"function": "download_model", **one} for one in calls or ({},)]
+        return call(*calls, **environment)
+
+    return run
+
+
+def test_of_a_model_only_the_shards_of_the_index_are_taken(hub, call_model):
+    index = "model.safetensors.index.json"
+    files, again = call_model(model_files(), {}, {})
+    assert [entry["name"] for entry in files] == ["config.json", NEW[0], index] and again == files
+    assert asked_files(hub) == {"config.json", NEW[0], index}
+
+
+def test_a_model_without_an_index_is_one_file(hub, call_model):
+    (files,) = call_model({name: data for name, data in model_files().items() if not name.endswith("index.json")})
+    assert [entry["name"] for entry in files] == ["config.json", "model.safetensors"]
+
+
+def test_models_that_lack_a_file(hub, call_model, tmp_path):
+    shards = {"a.weight": NEW[0], "b.weight": "model-00009-of-00009.safetensors"}
+    (absent,) = call_model(model_files(shards))
+    lacks = f"which the repository lacks at {COMMIT}"
+    assert absent == f"owner/name: model.safetensors.index.json puts tensor 'b.weight' in 'model-00009-of-00009.safetensors', {lacks}"
+    assert asked_files(hub) == {"config.json", "model.safetensors.index.json"}
+
+    def other(files):
+        (message,) = call_model(files, {"folder": str(tmp_path / f"{len(files)}{len(str(files))}")})
+        return message
+
+    files = {name: data for name, data in model_files().items() if name != "config.json"}
+    assert other(files).startswith(f"owner/name: no config.json at {COMMIT}; it has model-00001-of-00001.safetensors")
+    message = other({"config.json": b"{}", "pytorch_model.bin": b"x"})
+    assert message == f"owner/name: no model.safetensors.index.json or model.safetensors at {COMMIT}; it has config.json, pytorch_model.bin"
+    message = other({**model_files(), "model.safetensors.index.json": b'["a"]'})
+    assert message.endswith("model.safetensors.index.json: no weight_map; expected the file of each tensor")
+
+
+def test_latest_is_resolved_once(hub, call, tmp_path):
+    latest = {"function": "resolve", "revision": "latest"}
+    first, named = call(latest, {"function": "resolve", "revision": "a" * 40})
+    assert first == COMMIT and named == "a" * 40
+    hub.newest = "b" * 40
+    asked = len(hub.asked)
+    assert call(latest) == [COMMIT]  # a download that continues stays at its commit
+    assert call(latest, HF_HUB_OFFLINE="1") == [COMMIT]
+    assert len(hub.asked) == asked
+    assert call({**latest, "folder": str(tmp_path / "new")}) == ["b" * 40]
+    (other,) = call({**latest, "repo_id": "owner/else"})
+    assert other == f"{tmp_path}/data: holds dataset owner/name, expected dataset owner/else; give each a folder"
+    none, offline = (
+        call({**latest, "folder": str(tmp_path / "none"), **more}, **environment)[0]
+        for more, environment in (({"repo_id": "owner/none"}, {}), ({}, {"HF_HUB_OFFLINE": "1"}))
+    )
+    assert none.startswith("dataset owner/none at latest: no such dataset on")
+    assert offline == "dataset owner/name at latest: offline (HF_HUB_OFFLINE) and not downloaded before"
+
+
+def test_the_script_names_the_commit(hub, root, tmp_path):
+    """A manifest that is made again, after the hub has moved on, is of the same commit."""
+    program = "import sys; sys.path.insert(0, 'workflow_scripts'); import download; download.main(*sys.argv[1:5], patterns=['*.jsonl'])"
+    manifest = tmp_path / "text/download.json"
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", program, str(manifest), "owner/name", "latest", "dataset"]
+    for _ in range(2):
+        subprocess.run(command, env=environment, cwd=root, check=True, timeout=120)
+        found = json.loads(manifest.read_text())
+        assert found["revision"] == COMMIT and [entry["name"] for entry in found["files"]] == ["data/part-0.jsonl"]
+        manifest.unlink()
+        hub.newest = "b" * 40

@@ -357,7 +357,7 @@ def test_bad_tensors(tensors, error, codec):
     ("codec", "error"),
     [
         ({}, "codec kind is None; expected one of levels, float16"),
-        ({"kind": "zip"}, "codec kind is 'zip'; expected one of levels, float16"),
+        ({"kind": "pickle"}, "codec kind is 'pickle'; expected one of levels, float16"),
         ({"kind": "levels", "level": 3}, "codec 'levels' has no option 'level'; expected one of levels, method, codebook"),
         ({"kind": "float16", "levels": 3}, "codec 'float16' has no option 'levels'; expected one of none"),
         ({"kind": "levels", "levels": 1}, "levels is 1; expected an integer from 2 to 65536"),

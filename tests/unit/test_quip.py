@@ -8,22 +8,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from quip_checkpoints import CONFIG, PARAMS, packed_linear, random_tensors, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from tokenbounds.errors import InputError
 from tokenbounds.models import quip
 from tokenbounds.models.quip import HADAMARD_ORDERS, QuipCheckpoint, QuipLlama, QuipParams, dequantize, e8p_table, e81b_table, hadamard
-
-PARAMS = {
-    2: {"codebook": "E8P12", "codebook_version": 1},
-    3: {"codebook": "E8P12RVQ3B", "codebook_version": 0},
-    4: {"codebook": "E8P12RVQ4B", "codebook_version": 1},
-}
-CODEBOOK_ID = {2: 7, 3: 18, 4: 17}
-PUBLISHED = {
-    **{"codesz": 8, "idx_dtype": "torch.int64", "lora_rank": 0, "rescale_WH": False, "resid_scale_override": -1, "model_version": 1},
-    **{"outlier_channel_split": False, "fused": True},
-}
 
 
 def sha256(table, scale):
@@ -97,22 +87,6 @@ def test_widths_without_a_hadamard_matrix(size):
 
 
 # ---------------------------------------------------------------- one linear
-
-
-def packed_linear(bits, outputs, inputs, fuse_sizes=None, scale_wh=False, seed=0):
-    random = np.random.default_rng(seed)
-    words = random.integers(-(2**63), 2**63, (outputs, inputs * bits // 64), dtype=np.int64)
-
-    def half(*shape):
-        return torch.from_numpy((random.uniform(0.5, 1.5, shape) * random.choice([-1, 1], shape)).astype(np.float16))
-
-    tensors = {"Qidxs": torch.from_numpy(words), "SU": half(inputs), "SV": half(outputs)}
-    tensors |= {"Wscale": torch.tensor(0.75, dtype=torch.float16), "codebook_id": torch.tensor(CODEBOOK_ID[bits])}
-    if fuse_sizes:
-        tensors["fuse_scales"] = half(len(fuse_sizes))
-    if scale_wh:
-        tensors["scaleWH"] = half(inputs)
-    return tensors
 
 
 def plain_codes(words):
@@ -254,56 +228,8 @@ def test_fused_blocks_that_do_not_fit():
 
 # ---------------------------------------------------------------- whole checkpoints
 
-CONFIG = {
-    **{"model_type": "llama", "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4},
-    **{"vocab_size": 37, "max_position_embeddings": 24, "rms_norm_eps": 1e-5, "hidden_act": "silu", "torch_dtype": "float16"},
-    "quip_params": {**PARAMS[3], **PUBLISHED, "packsz": 8 / 3},
-}
 KV_HEADS = 2
 VOCAB = CONFIG["vocab_size"]
-
-
-def random_tensors(config, seed=5):
-    """A checkpoint whose activations stay moderate."""
-    random = np.random.default_rng(seed)
-    width, inner, kv_width = config["hidden_size"], config["intermediate_size"], 16 * config.get("num_key_value_heads", 4)
-    linears = {
-        "self_attn.qkv_proj": (width + 2 * kv_width, width, (width, kv_width, kv_width)),
-        "self_attn.o_proj": (width, width, None),
-        "mlp.upgate_proj": (2 * inner, width, (inner, inner)),
-        "mlp.down_proj": (width, inner, None),
-    }
-
-    def normal(scale, *shape):
-        return torch.from_numpy(random.normal(0, scale, shape).astype(np.float16))
-
-    tensors = {"model.embed_tokens.weight": normal(1, VOCAB, width), "lm_head.weight": normal(0.3, VOCAB, width)}
-    tensors["model.norm.weight"] = 1 + normal(0.1, width)
-    for i in range(config["num_hidden_layers"]):
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"model.layers.{i}.{norm}.weight"] = 1 + normal(0.1, width)
-        for j, (name, (outputs, inputs, fuse_sizes)) in enumerate(linears.items()):
-            linear = packed_linear(3, outputs, inputs, fuse_sizes, seed=10 * i + j)
-            linear["Wscale"] = torch.tensor(0.15, dtype=torch.float16)
-            tensors |= {f"model.layers.{i}.{name}.{part}": tensor for part, tensor in linear.items()}
-    return tensors
-
-
-def write_checkpoint(folder, config=CONFIG, tensors=None, shards=1):
-    folder.mkdir(exist_ok=True)
-    tensors = random_tensors(config) if tensors is None else tensors
-    (folder / "config.json").write_text(json.dumps(config))
-    if shards == 1:
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        return folder
-    weight_map = {}
-    for j in range(shards):
-        part = {name: tensors[name] for name in sorted(tensors)[j::shards]}
-        file = f"model-{j + 1:05d}-of-{shards:05d}.safetensors"
-        save_file(part, folder / file, {"format": "pt"})
-        weight_map |= dict.fromkeys(part, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return folder
 
 
 @pytest.fixture(scope="module")

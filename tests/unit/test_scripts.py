@@ -19,8 +19,35 @@ import train
 from tokenbounds.errors import InputError
 from tokenbounds.files import write_json
 
-SCRIPTS = ["alpha_head", "bound", "documents", "download", "figure", "index", "message", "positions", "pretrained", "score", "table"]
-SCRIPTS += ["smoothing_figure", "tokenize_shard", "tokenizer", "train"]
+SCRIPTS = [
+    "alpha_head",
+    "bound",
+    "compress",
+    "documents",
+    "download",
+    "families",
+    "figure",
+    "gate",
+    "generate",
+    "index",
+    "markov",
+    "meaning_figure",
+    "meaning_table",
+    "message",
+    "positions",
+    "pretrained",
+    "recall",
+    "recall_figure",
+    "resample",
+    "score",
+    "score_resampled",
+    "sequences",
+    "smoothing_figure",
+    "table",
+    "tokenize_shard",
+    "tokenizer",
+    "train",
+]
 
 
 @pytest.fixture
@@ -102,9 +129,10 @@ def trained(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "run", run)
 
-    def call(seed=1, checkpoint_minutes=10.0):
+    def call(seed=1, checkpoint_minutes=10.0, gpus=None, **training):
         arguments = [str(path) for path in (tmp_path / "models/gpt/model.safetensors", *sorted(tmp_path.glob("tokens/*/index.json")))]
-        train.main(*arguments, [str(module)], model={"training": {"steps": 3}}, seed=seed, checkpoint_minutes=checkpoint_minutes)
+        options = {"seed": seed, "checkpoint_minutes": checkpoint_minutes, "gpus": gpus}
+        train.main(*arguments, [str(module)], model={"training": {"steps": 3, **training}}, **options)
         return found[-1]
 
     return call
@@ -122,6 +150,12 @@ def test_checkpoints_are_those_of_the_same_tokens_code_and_configuration(trained
     (tmp_path / "module.py").write_text("x = 2\n")
     folders.append(trained()["checkpoint_dir"])
     assert len(set(folders)) == 5
+
+
+def test_no_more_training_processes_than_gpus_given(trained):
+    """A profile for one GPU runs a configuration for four; without a GPU, as on a site that asks by gres, the configuration decides."""
+    for gpus, processes in ((1, 1), (4, 4), (8, 4), (0, 4), (None, 4)):
+        assert trained(gpus=gpus, processes=4)["model"]["training"]["processes"] == processes
 
 
 def test_no_checkpoint_of_a_finished_model_is_kept(trained, tmp_path):

@@ -303,3 +303,97 @@ def test_a_source_of_docstrings(tmp_path):
     files = count_all(list_files(Source(files=[f"{tmp_path}/*.txt"])))
     assert [text for _, _, text in read_range(files, "text", 0, 2, "docstrings")] == [docstrings(SOURCE), ""]
     assert [text for _, _, text in read_range(files, "text", 0, 2)] == [SOURCE, "x = 1\n"]
+
+
+# ---------------------------------------------------------------- rows of token ids
+
+END = 2
+
+
+def id_rows(rows, **more):
+    return "".join(json.dumps({"token_ids": row, **more}) + "\n" for row in rows).encode()
+
+
+def cut(rows):
+    """The documents in rows of small ids, by the splitting of a string."""
+    documents = "".join(chr(token) for row in rows for token in row).split(chr(END))
+    return [[ord(token) for token in document] for document in (documents if documents[-1] else documents[:-1])]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), max_size=8), data=st.data())
+def test_rows_of_token_ids_are_cut_at_the_end_of_text(tmp_path_factory, rows, data):
+    documents = cut(rows)
+    assert sum(map(len, rows)) == sum(map(len, documents)) + sum(row.count(END) for row in rows)
+    path = write(tmp_path_factory.mktemp("ids") / "a.jsonl.gz", gzip.compress(id_rows(rows, source="x")))
+    file = SourceFile(str(path))
+    assert count_documents(file, "token_ids", END) == len(documents)
+    start = data.draw(st.integers(0, len(documents)))
+    stop = data.draw(st.integers(start, len(documents)) | st.none())
+    found = [ids.tolist() for _, ids in read_documents(file, "token_ids", start, stop, END)]
+    assert found == documents[start:stop]
+
+
+def test_documents_of_token_ids_over_rows_and_files(tmp_path):
+    write(tmp_path / "0.jsonl", id_rows([[7, END, 8], [9], [10, END, END]]))
+    write(tmp_path / "1.jsonl", id_rows([[11, 12], [END, 13]]))
+    counted = count_all([SourceFile(f"{tmp_path}/{number}.jsonl") for number in range(2)], "token_ids", eot_id=END)
+    assert [file.documents for file in counted] == [3, 2]
+    found = [(number, where.rpartition("/")[2], ids.tolist()) for number, where, ids in read_range(counted, "token_ids", 0, 5, eot_id=END)]
+    assert found == [
+        (0, "0.jsonl:1", [7]),
+        (1, "0.jsonl:1-3", [8, 9, 10]),
+        (2, "0.jsonl:3", []),
+        (3, "1.jsonl:1-2", [11, 12]),
+        (4, "1.jsonl:2", [13]),
+    ]
+    assert [ids.tolist() for _, _, ids in read_range(counted, "token_ids", 1, 4, eot_id=END)] == [[8, 9, 10], [], [11, 12]]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"token_ids": "1 2"}, "field 'token_ids' is a string, expected a list of token ids"),
+        ({"token_ids": [1, 2.0]}, "field 'token_ids' holds 2.0, expected a list of token ids"),
+        ({"token_ids": [1, True]}, "field 'token_ids' holds true, expected a list of token ids"),
+        ({"token_ids": [-1]}, "field 'token_ids' holds -1, expected a list of token ids"),
+        ({"token_ids": [2**32]}, "field 'token_ids' holds 4294967296, expected a list of token ids"),
+        ({"token_ids": []}, "field 'token_ids' is empty, expected a list of token ids"),
+        ({"token_ids": None}, "field 'token_ids' is null, expected a list of token ids"),
+        ({"text": "x"}, "no field 'token_ids'; found text"),
+    ],
+)
+def test_rows_that_are_no_token_ids(tmp_path, row, reason):
+    path = write(tmp_path / "a.jsonl", id_rows([[1, END]]) + json.dumps(row).encode())
+    with pytest.raises(InputError) as error:
+        count_documents(SourceFile(str(path)), "token_ids", END)
+    assert str(error.value).startswith(f"{path}:2: {reason}")
+
+
+def test_token_ids_are_read_from_jsonl_only(tmp_path):
+    path = write(tmp_path / "a.txt", b"1 2")
+    with pytest.raises(InputError, match=rf"^{path}: found \.txt; expected \.jsonl, as source\.eot_id says"):
+        list_files(Source(files=[str(path)], field="token_ids", eot_id=END))
+
+
+def test_the_published_samples_of_amber(shared):
+    """The good sample: 9 rows of 2049 ids, 34 of them </s>, the last document unfinished. Row 4 of the bad one is no JSON."""
+    good = SourceFile(str(shared / "data/amber/good_sample.jsonl"))
+    documents = [ids for _, ids in read_documents(good, "token_ids", eot_id=END)]
+    assert count_documents(good, "token_ids", END) == len(documents) == 35
+    assert sum(map(len, documents)) == 9 * 2049 - 34
+    assert len(documents[0]) == 1411 and len(documents[1]) == 1671 - 1412
+    bad = shared / "data/amber/bad_sample.jsonl"
+    with pytest.raises(InputError, match=rf"^{bad}:4: not valid JSON"):
+        count_documents(SourceFile(str(bad)), "token_ids", END)
+
+
+def test_the_first_field_that_is_there(tmp_path):
+    write(tmp_path / "a.jsonl", b'{"text": "0", "content": "x"}\n{"content": "1"}\n')
+    pq.write_table(pa.table({"url": ["x"], "content": ["2"]}), tmp_path / "b.parquet")
+    fields = ["text", "content"]
+    files = count_all(list_files(Source(files=[f"{tmp_path}/*"], field=fields)), fields)
+    assert [text for _, _, text in read_range(files, fields, 0, 3)] == ["0", "1", "2"]
+    for name, called in (("a.jsonl", ":1: no field"), ("b.parquet", ": no column")):
+        with pytest.raises(InputError, match=rf"^{tmp_path}/{name}{called} 'body' or 'raw'; found "):
+            texts(tmp_path / name, ["body", "raw"])

@@ -410,6 +410,50 @@ def test_redpajama_token_counts(shared, tmp_path, name):
     assert train.m == exact
 
 
+def given_ids(folder, rows, **more):
+    """A corpus of token ids of a listed vocabulary of 6, of which 2 ends documents."""
+    (folder / "a.jsonl").write_text("".join(json.dumps({"token_ids": row}) + "\n" for row in rows))
+    source = {"files": [str(folder / "a.jsonl")], "field": "token_ids", "eot_id": 2} | more.pop("source", {})
+    corpus = Corpus.model_validate({"source": source, "tokenizer": {"vocabulary": list("ab|cde")}, "eot": "|", **more})
+    prepare_tokenizer(corpus, folder / "tokenizer")
+    return corpus
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_token_ids_in_place_of_text(tmp_path, shards):
+    rows = [[0, 1, 2, 3], [4, 5], [2, 2, 1]]
+    corpus = given_ids(tmp_path, rows, shards=shards, empty_documents="skip")
+    train = tokenized(tmp_path / "tokens", corpus, tmp_path / "tokenizer")["train"]
+    # The document without tokens is left out with its end, the last one gets the end that it lacks.
+    assert train.tokens(0, train.m).tolist() == [0, 1, 2, 3, 4, 5, 2, 1, 2] and train.documents == 3
+    with pytest.raises(InputError, match=r"a\.jsonl:3: a document without text"):
+        tokenized(tmp_path / "error", corpus.model_copy(update={"empty_documents": "error"}), tmp_path / "tokenizer")
+
+
+def test_token_ids_that_do_not_fit_the_tokenizer(tmp_path):
+    corpus = given_ids(tmp_path, [[0, 2], [1], [6, 2]])
+    with pytest.raises(InputError, match=rf"^{tmp_path}/a\.jsonl:2-3: found id 6, outside the vocabulary of 6$"):
+        tokenized(tmp_path / "tokens", corpus, tmp_path / "tokenizer")
+    corpus = given_ids(tmp_path, [[0, 1]], source={"eot_id": 1})
+    with pytest.raises(InputError, match=r"^source\.eot_id: 1; expected 2, the tokenizer's id of '\|'$"):
+        tokenized(tmp_path / "other", corpus, tmp_path / "tokenizer")
+    for wrong in ({"tokenizer": {"train": {"vocab_size": 300}}}, {"source": {"installed": ["tqdm"], "eot_id": 2}}):
+        with pytest.raises(ValidationError, match="eot_id"):
+            Corpus.model_validate({**corpus.model_dump(exclude_none=True), **wrong})
+
+
+def test_published_rows_of_amber(shared, tmp_path):
+    """m is the ids of the file and the end of the last document; the ids are the file's."""
+    path = shared / "data/amber/good_sample.jsonl"
+    tokenizer = {"sentencepiece": str(shared / "data/tokenizers/llama/tokenizer.model")}
+    corpus = Corpus(source={"files": [str(path)], "field": "token_ids", "eot_id": 2}, tokenizer=tokenizer, eot="</s>", shards=2)
+    prepare_tokenizer(corpus, tmp_path / "tokenizer")
+    train = tokenized(tmp_path / "tokens", corpus, tmp_path / "tokenizer")["train"]
+    rows = [json.loads(line)["token_ids"] for line in path.read_text().splitlines()]
+    assert (train.m, train.documents) == (9 * 2049 + 1, 35)
+    assert train.tokens(0, train.m).tolist() == [*itertools.chain(*rows), 2]
+
+
 def test_listed_vocabulary(tmp_path):
     config = {"source": {"files": ["x"]}, "tokenizer": {"vocabulary": ["[CLS]", "[ClSep]", "[SEP]", "A", "C", "AC"]}, "eot": "[SEP]"}
     corpus = Corpus.model_validate(config)

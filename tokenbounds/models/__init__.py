@@ -22,7 +22,11 @@ from pydantic import ValidationError
 from tokenbounds.errors import InputError
 from tokenbounds.files import atomic_path, read_json, write_json
 
-FAMILIES = {"gpt": "tokenbounds.models.gpt:GPT", "transformers": "tokenbounds.models.causal:CausalLM"}
+FAMILIES = {
+    "gpt": "tokenbounds.models.gpt:GPT",
+    "transformers": "tokenbounds.models.causal:CausalLM",
+    "markov": "tokenbounds.models.markov:MarkovChain",
+}
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -87,8 +91,11 @@ def errors_named(where, function, *arguments):
 
 
 def context_length_of(config):
-    """Longest input in tokens that a hypothesis configuration allows."""
-    return config["architecture"]["context_length"] if "architecture" in config else config["context_length"]
+    """Longest input in tokens that a hypothesis configuration allows, the start token not counted where it is 0."""
+    if config["family"] == "markov":
+        return config["order"]
+    length = config["architecture"]["context_length"] if "architecture" in config else config["context_length"]
+    return length if config.get("last_tokens") is None else min(length, config["last_tokens"])
 
 
 def layout_of(config, where="model config"):
@@ -119,7 +126,8 @@ def fill_model(model, tensors, where):
     Raises
     ------
     InputError
-        A tensor is missing, unexpected, of another shape, not of floating point, or holds a NaN or an infinity.
+        A tensor is missing, unexpected, of another shape, not of floating point (int32 for a Markov chain), or holds a NaN or an
+        infinity.
     """
     import torch
 
@@ -133,8 +141,10 @@ def fill_model(model, tensors, where):
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
             raise InputError(f"{where}: tensor '{name}' has shape {list(tensor.shape)}, expected {list(shape)}")
-        if not tensor.is_floating_point():
-            raise InputError(f"{where}: tensor '{name}' has type {tensor.dtype}, expected floating point")
+        floating, expected = parameters[name].is_floating_point(), parameters[name].dtype
+        if not (tensor.is_floating_point() if floating else tensor.dtype == expected):
+            expected = "floating point" if floating else expected
+            raise InputError(f"{where}: tensor '{name}' has type {tensor.dtype}, expected {expected}")
         check_finite(where, name, tensor)
         parameters[name].data.copy_(tensor)
     return model.eval()
@@ -200,7 +210,8 @@ def save_model(folder, model, config, provenance):
     path = Path(folder) / WEIGHTS_FILE
     _family(config, Path(folder) / CONFIG_FILE)
     parameters = dict(model.named_parameters())
-    tensors = {name: parameters[name].detach().float().cpu().contiguous() for name, _ in model.layout()}
+    tensors = {name: parameters[name].detach().cpu().contiguous() for name, _ in model.layout()}
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         check_finite(path, name, tensor)
     with atomic_path(path) as temporary:

@@ -382,7 +382,7 @@ def read_folder(folder, *, vocab_size, eot_id, start_token="first", context_leng
 
 def _load_tensors(folder, model):
     """The library's model with the weights in a folder, under the names and in the packing that the library has for them."""
-    where, files = _weight_files(folder)
+    where, files = weight_files(folder)
     tensors, origin = {}, {}
     for path, names in files.items():
         for name, tensor in _read_tensors(path, names, where):
@@ -455,7 +455,7 @@ def _quiet():
             logging.enable_progress_bar()
 
 
-def _weight_files(folder):
+def weight_files(folder):
     """The file with the weights or their index, and the files to read with the names that the index says they hold (None: any)."""
     single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
     if single.exists():  # before an index, as the library does

@@ -43,6 +43,7 @@ class GPTConfig(Section):
     eot_id: int = Field(description="Id of the end-of-text token.", ge=0)
     structure: Structure | None = Field(None, description="How its linear layers are parametrized. Dropout plays no part.")
     subspace: Subspace | None = Field(None, description="The random subspace that its parameters lie in.")
+    last_tokens: int | None = Field(None, ge=0, description="Most tokens that a prediction sees, where that is less than context_length.")
     init: Init | None = Field(None, description="What is drawn and not in the message; with a structure or a subspace only.")
 
     @model_validator(mode="after")

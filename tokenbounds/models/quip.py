@@ -632,6 +632,8 @@ class QuipLlama(nn.Module):
     Parameters
     ----------
     checkpoint : QuipCheckpoint
+    vocab_size : int, optional
+        Number of tokens that are predicted, where the checkpoint has more rows.
 
     Notes
     -----
@@ -640,13 +642,14 @@ class QuipLlama(nn.Module):
 
     Config = QuipConfig
 
-    def __init__(self, checkpoint):
+    def __init__(self, checkpoint, vocab_size=None):
         super().__init__()
         # Here, because it takes seconds that decoding alone need not spend.
         from transformers.models.llama.configuration_llama import LlamaConfig
         from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
         self.checkpoint, self.config = checkpoint, checkpoint.config
+        self.vocab_size = vocab_size or checkpoint.config.vocab_size
         names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings", "rms_norm_eps")
         shape = LlamaConfig(
             **{name: getattr(self.config, name) for name in names},
@@ -693,7 +696,7 @@ class QuipLlama(nn.Module):
     def head(self, hidden):
         """Logits (..., V) of states (..., W), computed in float32 even under autocast."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.lm_head(hidden.float())
+            return self.lm_head(hidden.float())[..., : self.vocab_size]
 
 
 def _frozen(tensor):
