@@ -143,7 +143,7 @@ MODULES = {
     "devices": TRAINED | MEMORIZED,
     "models/__init__": TRAINED | COUNTED | MEMORIZED,
     "models/gpt": TRAINED | FROM_MESSAGES | MEMORIZED,
-    "models/markov": COUNTED | FROM_MESSAGES,
+    "models/markov": COUNTED | FROM_MESSAGES | RECALLED,
     "models/subspace": TRAINED | FROM_MESSAGES | MEMORIZED,
     "tokenize": FROM_TOKENIZER | POSITIONS | TRAINED | COUNTED | TOKENIZED,
     "sources": EVERYTHING | DOCUMENTED,
