@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from tokenbounds.config import parse_config
-from tokenbounds.sections import slice_of
+from tokenbounds.sections import PUBLISHED, slice_of
 from tokenbounds.errors import InputError
 from tokenbounds.files import is_excluded, matching_files
 
@@ -171,7 +171,7 @@ def zipped_files(wildcards):
 
 def gate_file(wildcards):
     """What a published model loses on a few documents."""
-    published = CONFIG.models[wildcards.model].family in ("pretrained", "quip")
+    published = CONFIG.models[wildcards.model].family in PUBLISHED
     return f"results/{wildcards.run}/gates/{wildcards.model}.{wildcards.codec}.json" if published else []
 
 

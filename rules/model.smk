@@ -73,7 +73,7 @@ rule download_model:
     benchmark:
         "resources/benchmarks/download_model/{model}.tsv"
     wildcard_constraints:
-        model=models_of("pretrained", "quip"),
+        model=models_of(*PUBLISHED),
     retries: 3
     params:
         repository=lambda w: CONFIG.models[w.model].hub,

@@ -14,7 +14,7 @@ rule gate:
     benchmark:
         "results/{run}/benchmarks/gate/{model}.{codec}.tsv"
     wildcard_constraints:
-        model=models_of("pretrained", "quip"),
+        model=models_of(*PUBLISHED),
     threads: CONFIG.scoring.threads
     resources:
         mem_mb=lambda w, attempt: 16000 * attempt,

@@ -17,7 +17,22 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tokenbounds.errors import InputError
 from tokenbounds.files import is_excluded, write_json
-from tokenbounds.sections import Bounds, Codec, Corpus, Figure, Model, Name, Probability, Row, Sampling, Scoring, Section, Table, slice_of
+from tokenbounds.sections import (
+    PUBLISHED,
+    Bounds,
+    Codec,
+    Corpus,
+    Figure,
+    Model,
+    Name,
+    Probability,
+    Row,
+    Sampling,
+    Scoring,
+    Section,
+    Table,
+    slice_of,
+)
 from tokenbounds.sweeps import expand_sweeps, short
 
 
@@ -90,7 +105,7 @@ class Config(Section):
                 if figure.kind == "recall" and not self.corpora[self.models[model].corpus].source.sequences:
                     of = f"models.{model} is trained on corpora.{self.models[model].corpus}"
                     raise ValueError(f"figures.{name}.{where}: {of}; expected a corpus of source.sequences")
-                if self.models[model].family in ("pretrained", "quip", "markov"):
+                if self.models[model].family in (*PUBLISHED, "markov"):
                     raise ValueError(f"figures.{name}.{where}: '{model}' is not trained here; expected models with a training curve")
         return self
 
@@ -158,7 +173,7 @@ class Config(Section):
     def _check_message(self, where, row):
         for model, codec in itertools.product(row.model, row.codec):
             family, kind = self.models[model].family, self.codecs[codec].kind
-            if kind == "zip" and family not in ("pretrained", "quip"):
+            if kind == "zip" and family not in PUBLISHED:
                 raise ValueError(f"{where}.codec: '{codec}' compresses published files; '{model}' is of family {family}")
             if (family == "markov") != (kind == "counts"):
                 raise ValueError(f"{where}.codec: '{codec}' of kind {kind} for '{model}' of family {family}; counts are of Markov chains")

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from tokenbounds.errors import InputError
-from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
+from tokenbounds.files import atomic_path, check_sha256, provenance, read_json, sha256_file, write_json
 from tokenbounds.sections import Corpus, Sampling
 from tokenbounds.sources import CountedFile, SourceFile, count_all
 from tokenbounds.streams import generator
@@ -175,15 +175,6 @@ def _check_size(path, expected):
         raise InputError(f"{path}: {found} bytes, expected {expected} ({'truncated?' if found < expected else 'not the indexed file'})")
 
 
-def _check_hash(path, expected):
-    _same_hash(path, sha256_file(path), expected)
-
-
-def _same_hash(path, found, expected):
-    if found != expected:
-        raise InputError(f"{path}: changed since it was written (sha256 {found[:12]}..., expected {expected[:12]}...)")
-
-
 def _check_dtype(path, facts):
     expected = token_dtype(facts["vocab_size"])
     if np.dtype(facts["dtype"]) != expected:
@@ -205,7 +196,7 @@ def _check_tokens(path, sidecar, ends):
                 wrong = wrong or f"end-of-text tokens (id {sidecar['eot_id']}) are not where its .ends.bin says that documents end"
             documents += len(found)
             first += len(ids)
-    _same_hash(path, digest.hexdigest(), sidecar["sha256"])
+    check_sha256(path, found=digest.hexdigest(), expected=sidecar["sha256"])
     if wrong or documents != len(ends) or first != (int(ends[-1]) if documents else 0):
         raise InputError(f"{path}: {wrong or f'{first} tokens in {documents} documents, but its .ends.bin lists {len(ends)}'}")
 
@@ -247,7 +238,7 @@ def build_index(sidecars, out_dir):
             tokens, ends_path = path.with_suffix(".bin"), path.with_suffix(".ends.bin")
             _check_size(tokens, sidecar["tokens"] * np.dtype(facts["dtype"]).itemsize)
             _check_size(ends_path, sidecar["documents"] * _ENDS.itemsize)
-            _check_hash(ends_path, sidecar["ends_sha256"])
+            check_sha256(ends_path, sidecar["ends_sha256"])
             ends = np.fromfile(ends_path, _ENDS)
             _check_tokens(tokens, sidecar, ends)
             block = (ends + np.uint64(cumulative[-1])).tobytes()
@@ -303,7 +294,7 @@ class CorpusIndex:
             raise InputError(f"{path}: m_tokens {self.m} and cumulative_tokens are not the sums of the shards' tokens")
         ends_path = self.folder / "ends.bin"
         _check_size(ends_path, self.documents * _ENDS.itemsize)
-        _check_hash(ends_path, ends_sha256)
+        check_sha256(ends_path, ends_sha256)
         self.ends = np.memmap(ends_path, _ENDS, "r") if self.documents else np.empty(0, _ENDS)
         if self.documents and int(self.ends[-1]) != self.m:
             raise InputError(f"{ends_path}: the last document ends at {self.ends[-1]}, expected m_tokens {self.m}")
@@ -353,7 +344,7 @@ class TokenStore(CorpusIndex):
         shard = self._shards[number]
         path = self.folder / f"{shard['name']}.bin"
         if number in self._unverified:
-            _check_hash(path, shard["sha256"])
+            check_sha256(path, shard["sha256"])
             self._unverified.discard(number)
         return np.memmap(path, self._dtype, "r")
 
@@ -558,7 +549,7 @@ def read_positions(path, index: CorpusIndex | None = None):
     path = Path(path)
     sidecar = read_json(path.with_suffix(".json"))
     _need(path.with_suffix(".json"), sidecar, ("mode", "draws", "index_m_tokens", "sha256"), "sidecar of drawn positions")
-    _check_hash(path, sidecar["sha256"])
+    check_sha256(path, sidecar["sha256"])
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:

@@ -107,6 +107,13 @@ def sha256_file(path):
         raise InputError(f"{path}: no such file") from None
 
 
+def check_sha256(path, expected, found=None):
+    """Refuse a file whose sha256 (`found`, where it is known already) is not the one recorded when it was written: an `InputError`."""
+    found = found or sha256_file(path)
+    if found != expected:
+        raise InputError(f"{path}: changed since it was written (sha256 {found[:12]}..., expected {expected[:12]}...)")
+
+
 def matching_files(pattern):
     """Files (not folders) that a glob matches, sorted; ``**`` matches any number of folders."""
     return sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())

@@ -7,7 +7,7 @@ import pandas as pd
 
 from tokenbounds.files import canonical_json, read_json
 from tokenbounds.models import new_model
-from tokenbounds.sections import slice_of
+from tokenbounds.sections import PUBLISHED, slice_of
 
 COUNTS = ("trainable", "spanned", "dense")
 
@@ -40,7 +40,7 @@ def models_frame(config, vocab_size=None, results="results"):
         return counted[key]
 
     for name, model in config.models.items():
-        if model.family in ("pretrained", "quip"):
+        if model.family in PUBLISHED:
             lines.append({"model": name, "structure": f"as published ({model.hub or model.folder})"})
             continue
         if model.family == "markov":

@@ -18,17 +18,14 @@ from tokenbounds.message import encode
 from tokenbounds.models import CONFIG_FILE, checked
 from tokenbounds.models.causal import read_folder, weight_files
 from tokenbounds.models.quip import QuipCheckpoint, QuipLlama
-from tokenbounds.sections import Section
+from tokenbounds.sections import HypothesisConfig
 
 
-class PublishedConfig(Section):
+class PublishedConfig(HypothesisConfig):
     """Hypothesis configuration of a checkpoint that is its own message: what its files do not say."""
 
     family: Literal["pretrained", "quip"]
-    vocab_size: PositiveInt
     context_length: PositiveInt
-    start_token: Literal["first", "always"]
-    eot_id: int
 
 
 def open_checkpoint(folder, options, tokens):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from tokenbounds.corpus import TokenStore, read_positions
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
-from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
+from tokenbounds.files import atomic_path, check_sha256, provenance, read_json, sha256_file, write_json
 from tokenbounds.hypothesis import context_rule, read_model
 from tokenbounds.scoring import document_items, rescoring_difference, score_items, token_items, window_items
 
@@ -91,9 +91,7 @@ def read_sidecars(records_paths, inputs):
     sidecars = []
     for path in map(Path, records_paths):
         sidecar = read_json(path.with_suffix(".json"))
-        found = sha256_file(path)
-        if found != sidecar["sha256"]:
-            raise InputError(f"{path}: changed since it was written (sha256 {found[:12]}..., expected {sidecar['sha256'][:12]}...)")
+        check_sha256(path, sidecar["sha256"])
         used = {Path(name).name: digest for name, digest in sidecar["inputs"].items()}
         for name, digest in hashes.items():
             if used.get(name) != digest:

@@ -17,9 +17,9 @@ import torch
 from tokenbounds.corpus import TokenStore, read_positions
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
-from tokenbounds.files import atomic_path, provenance, read_json, sha256_file, write_json
+from tokenbounds.files import atomic_path, check_sha256, provenance, read_json, sha256_file, write_json
 from tokenbounds.hypothesis import context_rule, read_model
-from tokenbounds.scoring import ContextRule, Item, batches, score_items, token_items, with_start
+from tokenbounds.scoring import ContextRule, Item, batches, padded, score_items, token_items, with_start
 from tokenbounds.streams import generator
 from tokenbounds.tokenize import load_tokenizer
 
@@ -169,10 +169,7 @@ def _next_log_probabilities(model, inputs, batch_tokens, name):
     device = next(model.parameters()).device
     for batch in batches([ids.size for ids in inputs], batch_tokens):
         lengths = [inputs[i].size for i in batch]
-        ids = np.zeros((len(batch), max(lengths)), np.int64)
-        for row, i in enumerate(batch):
-            ids[row, : lengths[row]] = inputs[i]
-        hidden = model.hidden(torch.from_numpy(ids).to(device))  # (B, T, width)
+        hidden = model.hidden(torch.from_numpy(padded([inputs[i] for i in batch])).to(device))  # (B, T, width)
         hidden = hidden[torch.arange(len(batch)), torch.tensor(lengths) - 1]
         step = max(1, _LOGITS // model.head(hidden[:1]).shape[-1])
         for start in range(0, len(batch), step):
@@ -199,8 +196,7 @@ def read_resampled(path):
         raise InputError(f"{path}: not a readable parquet file ({' '.join(str(error).split())[:120]})") from None
     if table.schema.names != SCHEMA.names:
         raise InputError(f"{path}: columns {', '.join(table.schema.names)}; expected {', '.join(SCHEMA.names)}")
-    if (found := sha256_file(path)) != (expected := read_json(Path(path).with_suffix(".json"))["sha256"]):
-        raise InputError(f"{path}: changed since it was written (sha256 {found[:12]}..., expected {expected[:12]}...)")
+    check_sha256(path, read_json(Path(path).with_suffix(".json"))["sha256"])
     return {"position": table["position"].to_numpy(), "tokens": table["tokens"].to_pylist()}
 
 

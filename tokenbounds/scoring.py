@@ -194,6 +194,14 @@ def batches(lengths, batch_tokens):
         yield batch
 
 
+def padded(inputs):
+    """Inputs of different lengths as one array of int64, (B, T), with zeros after the shorter ones: a causal model cannot see them."""
+    ids = np.zeros((len(inputs), max(found.size for found in inputs)), dtype=np.int64)
+    for row, found in enumerate(inputs):
+        ids[row, : found.size] = found
+    return ids
+
+
 def predictions(logits, targets):
     """log2 probability, rank and entropy of each row.
 
@@ -269,10 +277,7 @@ def _scored(model, items, batch_tokens, name, progress, states=False):
     scored, groups = [None] * len(items), list(batches([item.ids.size for item in items], batch_tokens))
     for batch in tqdm(groups, desc=f"score {name}", unit="batch", disable=None if progress else True):
         chosen = [items[i] for i in batch]
-        longest = max(item.ids.size for item in chosen)
-        ids = np.zeros((len(chosen), longest), dtype=np.int64)
-        for row, item in enumerate(chosen):
-            ids[row, : item.ids.size] = item.ids
+        ids = padded([item.ids for item in chosen])
         counts = [item.targets.size for item in chosen]
         rows = np.repeat(np.arange(len(chosen)), counts)
         columns = np.concatenate([np.arange(item.first, item.first + item.targets.size) for item in chosen])

@@ -281,6 +281,20 @@ class Architecture(Section):
         return self
 
 
+class HypothesisConfig(Section):
+    """What every hypothesis says of itself, whatever its family."""
+
+    vocab_size: int = Field(description="Number of tokens V that are predicted; the model may have more rows.", ge=2)
+    start_token: Literal["first", "always"] = Field(description="Which predictions see a leading EOT: it stands for the document's start.")
+    eot_id: int = Field(description="Id of the end-of-text token.", ge=0)
+
+    @model_validator(mode="after")
+    def _check_eot(self):
+        if self.eot_id >= self.vocab_size:
+            raise ValueError(f"eot_id {self.eot_id} is outside the vocabulary of {self.vocab_size} tokens")
+        return self
+
+
 class Structured(Section):
     """What all structures have in common."""
 
@@ -432,6 +446,9 @@ class TransformersModel(TrainedSection):
     def hypothesis(self):
         """Its part of the hypothesis' configuration."""
         return slice_of(self, include={"family", "start_token", "transformers", "context_length"})
+
+
+PUBLISHED = ("pretrained", "quip")  # families of models that are not made here
 
 
 class PublishedSection(ModelSection):
@@ -675,10 +692,9 @@ class SizeFigure(Section):
         return [(series.label, row.label) for series in self.series for row in series.rows]
 
 
-class ParametersFigure(Section):
-    """Validation loss against trainable parameters (the paper's Figure 1, right)."""
+class ModelsFigure(Section):
+    """A figure about models, without a bound."""
 
-    kind: Literal["parameters"] = Field(description="Validation loss against trainable parameters.")
     series: list[ModelSeries] = Field(min_length=1, description="Its lines.")
 
     def rows(self):
@@ -688,6 +704,12 @@ class ParametersFigure(Section):
     def models(self):
         """(where, model) of every model that it is about."""
         return [(f"series[{i}].models", model) for i, series in enumerate(self.series) for model in series.models]
+
+
+class ParametersFigure(ModelsFigure):
+    """Validation loss against trainable parameters (the paper's Figure 1, right)."""
+
+    kind: Literal["parameters"] = Field(description="Validation loss against trainable parameters.")
 
     def labels(self):
         """(legend label, own label) of each model."""
@@ -716,7 +738,7 @@ class SmoothingFigure(Section):
         return self
 
 
-class RecallFigure(Section):
+class RecallFigure(ModelsFigure):
     """How much quantized models recall of the sequences that they were trained on (the paper's Figure 4)."""
 
     kind: Literal["recall"] = Field(description="Accuracy on training sequences against quantization levels.")
@@ -725,14 +747,6 @@ class RecallFigure(Section):
         description="Numbers of quantization levels."
     )
     method: Literal["uniform", "kmeans"] = Field("uniform", description="Uniform bins or k-means.")
-
-    def rows(self):
-        """No rows: it needs no certificates."""
-        return []
-
-    def models(self):
-        """(where, model) of every model that it is about."""
-        return [(f"series[{i}].models", model) for i, series in enumerate(self.series) for model in series.models]
 
     def labels(self):
         """Legend label of each model."""

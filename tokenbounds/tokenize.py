@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from tokenbounds.corpus import SPLITS, TOKENIZER, read_manifest, token_dtype
 from tokenbounds.errors import InputError
-from tokenbounds.files import atomic_folder, atomic_path, provenance, read_json, sha256_file, write_json
+from tokenbounds.files import atomic_folder, atomic_path, check_sha256, provenance, read_json, sha256_file, write_json
 from tokenbounds.sections import Corpus
 from tokenbounds.sources import read_range, worker_pool
 
@@ -332,9 +332,7 @@ def load_tokenizer(folder) -> TextTokenizer:
     folder = Path(folder)
     info = read_json(folder / "info.json")
     path = folder / info["file"]
-    found = sha256_file(path)
-    if found != info["sha256"]:
-        raise InputError(f"{path}: changed since it was written (sha256 {found[:12]}..., expected {info['sha256'][:12]}...)")
+    check_sha256(path, info["sha256"])
     tokenizer = _open_tokenizer(path, info["eot"])
     for key in ("vocab_size", "eot_id"):
         if getattr(tokenizer, key) != info[key]:

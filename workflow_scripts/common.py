@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from tokenbounds.errors import InputError
+from tokenbounds.files import read_json
 
 
 @contextlib.contextmanager
@@ -37,6 +38,11 @@ def job(snakemake):
     except Exception:
         logging.exception("unexpected error in rule %s", snakemake.rule)
         raise
+
+
+def published_folder(files, model):
+    """Folder of a published model: `files` is the manifest of its download, or the config.json of a local folder."""
+    return read_json(files)["folder"] if model.get("hub") else files.removesuffix("/config.json")
 
 
 def die_with_snakemake(poll_seconds=1.0):

@@ -1,6 +1,6 @@
 """Measure what a compressor makes of a published checkpoint, and write the frame of its message."""
 
-from common import job
+from common import job, published_folder
 
 from tokenbounds.files import provenance, read_json, sha256_file, write_json
 from tokenbounds.hypothesis import complexity_bits, write_message
@@ -9,7 +9,7 @@ from tokenbounds.published import zip_message
 
 def main(files, index, message, sidecar, *, model, codec, contexts):
     """Write the frame; the sidecar says where the files are, and what each compressor that was tried made of them."""
-    folder = read_json(files)["folder"] if model.get("hub") else files.removesuffix("/config.json")
+    folder = published_folder(files, model)
     tokens = {key: read_json(index)[key] for key in ("vocab_size", "eot_id")}
     frame, record = zip_message(folder, codec, model, tokens, contexts)
     decoded = write_message(message, frame)

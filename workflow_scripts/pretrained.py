@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common import job
+from common import job, published_folder
 
 from tokenbounds.files import provenance, read_json
 from tokenbounds.models import save_model
@@ -11,7 +11,7 @@ from tokenbounds.models.causal import read_folder
 
 def main(weights, files, index, model):
     """Write the model to the folder of `weights`; `files` is the download's manifest, or the config.json of a local folder."""
-    folder = Path(read_json(files)["folder"] if model.get("hub") else files.removesuffix("/config.json"))
+    folder = Path(published_folder(files, model))
     tokens = read_json(index)
     options = {"start_token": model["start_token"], "context_length": model.get("context_length")}
     net, config = read_folder(folder, vocab_size=tokens["vocab_size"], eot_id=tokens["eot_id"], **options)

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from tokenbounds.errors import InputError
 from tokenbounds.files import canonical_json, read_json
 from tokenbounds.models import CONFIG_FILE, WEIGHTS_FILE, checked, errors_named, fill_model
 from tokenbounds.models.layers import fill_nan, mean_loss_nats
-from tokenbounds.sections import Section
+from tokenbounds.sections import HypothesisConfig
 from tokenbounds.streams import generator, normals
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -43,24 +43,15 @@ _PROBE_TOKENS = 64
 _PROBE_TOLERANCE = 1e-3  # relative; rounding in float32 makes 1e-6, one later token in the context of 32 more than 1e-2
 
 
-class CausalLMConfig(Section):
+class CausalLMConfig(HypothesisConfig):
     """Everything that defines a hypothesis of this family but its weights."""
 
     family: Literal["transformers"] = Field(description="Model family.")
-    vocab_size: int = Field(description="Number of real tokens; the model may have more rows.", ge=2)
     transformers: dict[str, Any] = Field(
         description="`model_type` and the other keys of its transformers configuration that decide predictions, each with its value: the "
         "library's defaults change with its version."
     )
     context_length: PositiveInt = Field(description="Longest input in tokens.")
-    start_token: Literal["first", "always"] = Field(description="Which predictions see a leading EOT.")
-    eot_id: int = Field(description="Id of the end-of-text token.", ge=0)
-
-    @model_validator(mode="after")
-    def _check(self):
-        if self.eot_id >= self.vocab_size:
-            raise ValueError(f"eot_id {self.eot_id} is outside the vocabulary of {self.vocab_size} tokens")
-        return self
 
 
 class CausalLM(nn.Module):

@@ -19,7 +19,7 @@ from tokenbounds.errors import InputError
 from tokenbounds.models.layers import Embedding, Linear, mean_loss_nats
 from tokenbounds.models.structured import structure_gpt
 from tokenbounds.models.subspace import Subspace as SubspaceModel
-from tokenbounds.sections import Architecture, Section, Structure, Subspace
+from tokenbounds.sections import Architecture, HypothesisConfig, Section, Structure, Subspace
 from tokenbounds.streams import normals
 
 _STD, _STD_WIDTH = 0.02, 768  # of the initial weights: GPT-2's at GPT-2 small's width; at 64, 0.02 itself costs .3 bits after 1e6 tokens
@@ -33,14 +33,11 @@ class Init(Section):
     check: int = Field(description="CRC32 of all that is drawn.", ge=0, lt=2**32)
 
 
-class GPTConfig(Section):
+class GPTConfig(HypothesisConfig):
     """Everything that defines a GPT hypothesis but its weights."""
 
     family: Literal["gpt"] = Field(description="Model family.")
-    vocab_size: int = Field(description="Number of real tokens.", ge=2)
     architecture: Architecture = Field(description="Its shape. Dropout plays no part in a prediction.")
-    start_token: Literal["first", "always"] = Field(description="Which predictions see a leading EOT.")
-    eot_id: int = Field(description="Id of the end-of-text token.", ge=0)
     structure: Structure | None = Field(None, description="How its linear layers are parametrized. Dropout plays no part.")
     subspace: Subspace | None = Field(None, description="The random subspace that its parameters lie in.")
     last_tokens: int | None = Field(None, ge=0, description="Most tokens that a prediction sees, where that is less than context_length.")
@@ -50,8 +47,6 @@ class GPTConfig(Section):
     def _check(self):
         if (self.structure or self.subspace) and not self.init:
             raise ValueError("a model with a structure or a subspace needs `init`: what is drawn and not in the message")
-        if self.eot_id >= self.vocab_size:
-            raise ValueError(f"eot_id {self.eot_id} is outside the vocabulary of {self.vocab_size} tokens")
         return self
 
 

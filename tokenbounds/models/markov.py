@@ -8,31 +8,22 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 
 from tokenbounds.count_codec import MAX_COUNT, check_counts, unrolled
 from tokenbounds.errors import InputError
-from tokenbounds.sections import Section
+from tokenbounds.sections import HypothesisConfig
 from tokenbounds.streams import generator
 
 
-class MarkovConfig(Section):
+class MarkovConfig(HypothesisConfig):
     """Everything that defines a Markov chain but its n-grams and counts."""
 
     family: Literal["markov"] = Field(description="Model family.")
-    vocab_size: int = Field(description="Number of tokens V.", ge=2)
     order: int = Field(description="Tokens k of context.", ge=0)
     ngrams: int = Field(description="Number of n-grams: contexts of k tokens with a token that followed.", ge=1)
     floor_bits: int = Field(description="2^-floor_bits of each prediction is spread evenly over all tokens.", ge=1, le=30)
-    start_token: Literal["first", "always"] = Field(description="Which predictions see a leading EOT; it stands for the document's start.")
-    eot_id: int = Field(description="Id of the end-of-text token.", ge=0)
-
-    @model_validator(mode="after")
-    def _check(self):
-        if self.eot_id >= self.vocab_size:
-            raise ValueError(f"eot_id {self.eot_id} is outside the vocabulary of {self.vocab_size} tokens")
-        return self
 
 
 class MarkovChain(nn.Module):
