@@ -30,7 +30,7 @@ test: $(VENV)/.ready  ## all tests but those on a cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
 
 test-cluster: $(VENV)/.ready  ## tests on a Slurm that is started for them: root, with the Debian packages slurm-wlm and munge
-	TOKENBOUNDS_TEST_CLUSTER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cluster
+	TOKENBOUNDS_TEST_CLUSTER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/cluster
 
 lint: $(VENV)/.ready  ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -103,7 +103,7 @@ rule documents:
         mem_mb=scaled(2000),
         runtime=scaled(4 * 60),
     params:
-        corpus=lambda w: slice_of(CONFIG.corpora[w.corpus], exclude={"eot"}),
+        corpus=lambda w: slice_of(CONFIG.corpora[w.corpus], exclude={"eot", "expected"}),
         versions=installed_versions,
         seed=CONFIG.seed,
     script:

@@ -49,7 +49,7 @@ rule compress:
         mem_mb=lambda w, attempt: (4000 if CONFIG.models[w.model].family == "quip" else 32000) * attempt,
         runtime="12h",
     params:
-        model=lambda w: slice_of(CONFIG.models[w.model]),
+        model=lambda w: slice_of(CONFIG.models[w.model], exclude={"expected"}),
         codec=lambda w: slice_of(CONFIG.codecs[w.codec]),
         contexts=CONFIG.contexts,
     script:

@@ -102,6 +102,6 @@ rule pretrained:
         mem_mb=scaled(16000),
         runtime=scaled(2 * 60),
     params:
-        model=lambda w: slice_of(CONFIG.models[w.model]),
+        model=lambda w: slice_of(CONFIG.models[w.model], exclude={"expected"}),
     script:
         "../workflow_scripts/pretrained.py"

@@ -1,6 +1,7 @@
-"""`tokenbounds verify | bound | show`."""
+"""`tokenbounds verify | bound | show | plan`."""
 
 import argparse
+import math
 import sys
 
 import pandas as pd
@@ -9,6 +10,7 @@ from tokenbounds import __version__, bounds, certificate
 from tokenbounds.config import load_config
 from tokenbounds.errors import InputError
 from tokenbounds.inventory import COUNTS, models_frame
+from tokenbounds.plan import A100_TERAFLOPS, UTILIZATION, Plan
 
 
 def main(arguments=None):
@@ -43,6 +45,19 @@ def main(arguments=None):
     show.add_argument("path", nargs="+", help="results/RUN/bounds/NAME.json, or config.yaml and its overlays")
     show.add_argument("--vocab-size", type=int, help="of the models of a configuration whose tokens are not made yet")
     show.set_defaults(run=_show)
+
+    planned = commands.add_parser("plan", help="jobs, GPU hours and bytes of each table and figure of a configuration, before it runs")
+    planned.add_argument("path", nargs="+", help="config.yaml and its overlays")
+    planned.add_argument("--vocab-size", type=int, default=50257, help="of corpora whose tokens are not made yet (default GPT-2's 50257)")
+    planned.add_argument(
+        "--teraflops",
+        type=float,
+        default=A100_TERAFLOPS,
+        help=f"of one GPU, in the type that it computes in (default an A100's {A100_TERAFLOPS:g})",
+    )
+    planned.add_argument("--utilization", type=float, default=UTILIZATION, help=f"part of it that is reached (default {UTILIZATION})")
+    planned.add_argument("--rules", action="store_true", help="by rule, for all tables and figures together")
+    planned.set_defaults(run=_plan)
 
     options = parser.parse_args(arguments)
     try:
@@ -111,6 +126,19 @@ def _show(options):
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: not a whole certificate ({type(error).__name__}: {error})") from None
+    return 0
+
+
+def _plan(options):
+    if not (0 < options.utilization <= 1 and 0 < options.teraflops < math.inf):
+        raise InputError(
+            f"--teraflops {options.teraflops:g} --utilization {options.utilization:g}: expected more than 0, and at most 1 of it"
+        )
+    made = Plan(load_config(*options.path), options.vocab_size, options.teraflops, options.utilization)
+    frame = made.rules_frame() if options.rules else made.frame()
+    print(frame.to_string(index=False, na_rep="-", float_format="{:,.1f}".format))
+    if frame.isna().any(axis=None):
+        print("-: sizes that the key `expected` of corpora and published models would give", file=sys.stderr)
     return 0
 
 

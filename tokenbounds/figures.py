@@ -56,7 +56,7 @@ def size_figure_data(certificates, series):
 def write_size_figure(certificates, series, *, csv, pdf, png):
     """Bound (left) and training loss (right) against compressed size: the paper's Figure 1 left and middle.
 
-    The paper's formula is drawn dashed with open markers, the betting bound solid.
+    The paper's formula is drawn dashed with open markers, the betting bound solid; one legend for both panels.
     """
     data = size_figure_data(certificates, series)
     with atomic_path(csv) as temporary:
@@ -67,9 +67,11 @@ def write_size_figure(certificates, series, *, csv, pdf, png):
             lines = lines.sort_values("message_bytes")
             size = lines["message_bytes"] / 1e6
             style = {"color": colour, "marker": marker, "markersize": 5}
-            left.plot(size, lines["bpd_azuma"], linestyle="--", markerfacecolor="white", label=f"{label}, paper's formula", **style)
-            left.plot(size, lines["bpd_betting"], label=f"{label}, betting", **style)
-            right.plot(size, lines["bpd_risk"], label=label, **style)
+            left.plot(size, lines["bpd_azuma"], linestyle="--", markerfacecolor="white", **style)
+            left.plot(size, lines["bpd_betting"], label=label, **style)
+            right.plot(size, lines["bpd_risk"], **style)
+        for label, style in (("paper's formula", {"linestyle": "--", "markerfacecolor": "white"}), ("betting bound, loss", {})):
+            left.plot([], [], color="0.3", marker="o", markersize=5, label=label, **style)
         guess = data["bpd_random_guess"].max()
         if data["bpd_azuma"].max() > 0.75 * guess:
             left.axhline(guess, color="0.5", linewidth=1, linestyle=":", label="random guess")
@@ -77,8 +79,7 @@ def write_size_figure(certificates, series, *, csv, pdf, png):
             axes.set_xlabel("compressed model size (MB)")
             axes.set_ylabel(title)
             log_axis(axes)
-        for axes in (left, right)[: 1 + (data["series"].nunique() > 1)]:
-            axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        figure.legend(fontsize=7, loc="outside lower center", ncols=4)
         save(figure, pdf, png)
 
 

@@ -19,7 +19,7 @@ def models_frame(config, vocab_size=None, results="results"):
     ----------
     config : tokenbounds.config.Config
     vocab_size : int, optional
-        V; default that of the run's tokens where they are made, or that of a tokenizer which is to be trained.
+        V of models whose tokens are not made and whose tokenizer is neither trained here nor listed.
     results : path
         Folder of the runs.
 
@@ -46,7 +46,7 @@ def models_frame(config, vocab_size=None, results="results"):
         if model.family == "markov":
             lines.append({"model": name, "structure": f"markov, order {model.order}"})  # how many counts it has, its corpus decides
             continue
-        size = vocab_size or _vocab_size(config, model.corpus, Path(results))
+        size = corpus_vocab_size(config, model.corpus, results) or vocab_size
         if size is None:
             lines.append({"model": name, "structure": _words(model)})
             continue
@@ -77,11 +77,14 @@ def _words(model):
     return ", ".join([structure["kind"], *options, *subspace])
 
 
-def _vocab_size(config, corpus, results):
-    index = results / config.run / "tokens" / corpus / "train" / "index.json"
+def corpus_vocab_size(config, corpus, results="results"):
+    """V of a corpus: of its tokens where they are made, or of a tokenizer that is to be trained or is listed; else None."""
+    index = Path(results) / config.run / "tokens" / corpus / "train" / "index.json"
     if index.exists():
         return read_json(index)["vocab_size"]
     tokenizer = config.corpora[corpus].tokenizer
     if tokenizer.corpus:
-        return _vocab_size(config, tokenizer.corpus, results)
+        return corpus_vocab_size(config, tokenizer.corpus, results)
+    if tokenizer.vocabulary:
+        return len(tokenizer.vocabulary)
     return tokenizer.train.vocab_size if tokenizer.train else None

@@ -218,6 +218,13 @@ class Split(Section):
     seed: int = Field(2357, ge=0, description="Seed of the split's permutation.")
 
 
+class ExpectedCorpus(Section):
+    """What is known of a corpus before it is downloaded."""
+
+    tokens: PositiveFloat = Field(description="Tokens.")
+    gigabytes: PositiveFloat = Field(description="Size of the download in 1e9 bytes.")
+
+
 class Corpus(Section):
     """A tokenized corpus: documents joined by end-of-text tokens."""
 
@@ -227,6 +234,7 @@ class Corpus(Section):
     split: Split = Field(Split(), description="The validation split.")
     shards: PositiveInt = Field(1, description="Number of token shards; each is tokenized by its own job.")
     empty_documents: Literal["error", "skip"] = Field("error", description="What to do with a document without text.")
+    expected: ExpectedCorpus | None = Field(None, description="Its size, for `tokenbounds plan` alone: it changes no result.")
 
     @model_validator(mode="after")
     def _check(self):
@@ -451,6 +459,13 @@ class TransformersModel(TrainedSection):
 PUBLISHED = ("pretrained", "quip")  # families of models that are not made here
 
 
+class ExpectedModel(Section):
+    """What is known of a published model before it is downloaded."""
+
+    parameters: PositiveFloat = Field(description="Number of parameters.")
+    gigabytes: PositiveFloat = Field(description="Size of the download in 1e9 bytes.")
+
+
 class PublishedSection(ModelSection):
     """What all published models have in common."""
 
@@ -458,6 +473,7 @@ class PublishedSection(ModelSection):
     revision: Commit | None = Field(None, description="Commit of the hub model, or `latest`, as for a corpus' source; required with `hub`.")
     folder: str | None = Field(None, description="A local folder with config.json and model.safetensors (or shards with an index).")
     context_length: PositiveInt | None = Field(None, description="Longest input in tokens; default what its config.json says.")
+    expected: ExpectedModel | None = Field(None, description="Its size, for `tokenbounds plan` alone: it changes no result.")
 
     @model_validator(mode="after")
     def _check(self):

@@ -3,6 +3,7 @@
 Starting the daemons writes to /etc/slurm, so it is done only on request: TOKENBOUNDS_TEST_CLUSTER=1, which `make test-cluster` sets.
 """
 
+import json
 import os
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from checkouts import Checkout, make_checkout
 from cluster.slurm import Slurm, reason_not_to_start
+from filelock import FileLock
 
 PROFILE = "profiles/test-slurm"
 # What the shipped profile says of a real cluster and does not hold here: long waits, an accounting database.
@@ -35,6 +37,14 @@ class ClusterCheckout(Checkout):
     def change_profile(self, **changes):
         path = self.folder / PROFILE / "profile.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+    def put_first(self, program, text):
+        """A program of ours in the place of one of Slurm's, for the runs of this checkout."""
+        folder = self.folder / "programs"
+        folder.mkdir(exist_ok=True)
+        (folder / program).write_text(text)
+        (folder / program).chmod(0o755)
+        self.environment["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
 
     def script(self, target):
         """The process of the script that makes a target, e.g. "model=medium"; None where there is none."""
@@ -74,35 +84,59 @@ def overlay(root):
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory, root):
-    """A Slurm that runs; afterwards results/test-cluster/jobs.log says what it was given to do."""
-    if not os.environ.get("TOKENBOUNDS_TEST_CLUSTER"):
-        pytest.skip("starts Slurm's daemons: make test-cluster")
-    if reason := reason_not_to_start():
-        pytest.skip(reason)
-    slurm = Slurm(tmp_path_factory.mktemp("slurm"))
-    try:
-        slurm.start()
-        yield slurm
-        log = root / "results/test-cluster/jobs.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(slurm("scontrol", "show", "job") + "\n")
-    finally:
-        slurm.stop()
+def shared(tmp_path_factory):
+    """A folder that the workers of one pytest-xdist session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
-def finished(slurm, tmp_path_factory, root):
-    """A finished run; not to be changed."""
-    folder = tmp_path_factory.mktemp("cluster") / "finished"
-    make_checkout(folder, root)
-    (folder / PROFILE).mkdir()
-    shipped = yaml.safe_load((root / "profiles/slurm/profile.yaml").read_text())
-    (folder / PROFILE / "profile.yaml").write_text(yaml.safe_dump(shipped | HERE))
-    (folder / PROFILE / "config.yaml").write_text(yaml.safe_dump(overlay(root)))
-    checkout = ClusterCheckout(folder)
-    checkout.launch()
-    return checkout
+def slurm(shared, tmp_path_factory, root):
+    """A Slurm that runs: the first worker starts it. The last stops it, and results/test-cluster/jobs.log says what it was given to do."""
+    if not os.environ.get("TOKENBOUNDS_TEST_CLUSTER"):
+        pytest.skip("starts Slurm's daemons: make test-cluster")
+    lock, users = FileLock(shared / "slurm.lock"), shared / "slurm.json"
+    with lock:
+        state = json.loads(users.read_text()) if users.exists() else {"workers": 0}
+        if not state["workers"]:
+            if reason := reason_not_to_start():
+                pytest.skip(reason)
+            state["folder"] = str(tmp_path_factory.mktemp("slurm"))
+            try:
+                Slurm(state["folder"]).start()
+            except BaseException:
+                Slurm(state["folder"]).stop()
+                raise
+        users.write_text(json.dumps(state | {"workers": state["workers"] + 1}))
+    slurm = Slurm(state["folder"])
+    yield slurm
+    with lock:
+        state = json.loads(users.read_text())
+        state["workers"] -= 1
+        users.write_text(json.dumps(state))
+        if not state["workers"]:
+            try:
+                log = root / "results/test-cluster/jobs.log"
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_text(slurm.log())
+            finally:
+                slurm.stop()
+
+
+@pytest.fixture(scope="session")
+def finished(slurm, shared, root):
+    """A finished run, made once for all workers; not to be changed."""
+    folder, done = shared / "finished-on-slurm", shared / "finished-on-slurm.txt"
+    with FileLock(shared / "finished-on-slurm.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make_checkout(folder, root)
+            (folder / PROFILE).mkdir()
+            shipped = yaml.safe_load((root / "profiles/slurm/profile.yaml").read_text())
+            (folder / PROFILE / "profile.yaml").write_text(yaml.safe_dump(shipped | HERE))
+            (folder / PROFILE / "config.yaml").write_text(yaml.safe_dump(overlay(root)))
+            done.write_text(ClusterCheckout(folder).launch())
+    return ClusterCheckout(folder)
 
 
 @pytest.fixture

@@ -127,6 +127,11 @@ class Slurm:
         """Output of a Slurm command."""
         return _call(*command).strip()
 
+    def log(self):
+        """All jobs so far, a line each."""
+        form = "JobID:6,State:12,Partition:10,tres-alloc:50,SubmitTime:21,StartTime:21,TimeUsed:10,Comment:90,WorkDir:120"
+        return self("squeue", "--states=all", "--sort=i", f"--Format={form}") + "\n"
+
     def jobs(self, folder):
         """Jobs that runs in `folder` submitted, by number: a dict of rule, wildcards, state, and what was asked for."""
         columns = {

@@ -5,8 +5,10 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 import pytest
+import yaml
 
 MEDIUM = (
     "models/medium",
@@ -100,6 +102,31 @@ def test_killed_head_leaves_jobs_that_the_next_run_cancels(slurm, copy, finished
     assert "a run was cut off here: removing its lock and continuing" in log
     assert copy.certificates() == finished.certificates()
     assert states(slurm.jobs(copy.folder), "train", "medium") == ["CANCELLED", "COMPLETED"]
+
+
+def test_accounting_database_away_for_a_minute(slurm, copy, finished, root):
+    """The shipped way of asking, sacct five seconds apart, while a database that answers from squeue's list is away."""
+    copy.remove(*MEDIUM)
+    away = copy.folder / "away"
+    refusal = "sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection to host:localhost:6819"
+    answer = "squeue --states=all --noheader --format='%i|%T' --name"
+    copy.put_first("sacct", f'#!/bin/sh\nif [ -e {away} ]; then echo >&2 "{refusal}"; exit 1; fi\nfor name; do :; done\n{answer} "$name"\n')
+    profile = yaml.safe_load((root / "profiles/slurm/profile.yaml").read_text())
+    asking = {key: profile[key] for key in ("max-status-checks-per-second", "slurm-status-attempts")}
+    copy.change_profile(**asking, **{"slurm-status-command": "sacct"})
+    with copy.launched() as process:
+        copy.wait_for(lambda: any(job["state"] == "RUNNING" for job in slurm.jobs(copy.folder).values()), "a job")
+        away.touch()
+        end = time.monotonic() + 60
+        copy.wait_for(lambda: states(slurm.jobs(copy.folder), "train", "medium") == ["COMPLETED"], "a training that ends meanwhile")
+        assert time.monotonic() < end
+        time.sleep(end - time.monotonic())
+        # Its model waits for an answer: nothing goes on, and nothing is given up.
+        assert not states(slurm.jobs(copy.folder), "message", "medium_levels11") and process.poll() is None
+        away.unlink()
+        assert process.wait(timeout=400) == 0
+    assert copy.certificates() == finished.certificates()
+    assert {job["state"] for job in slurm.jobs(copy.folder).values()} == {"COMPLETED"}
 
 
 def test_full_disk(slurm, copy, finished):

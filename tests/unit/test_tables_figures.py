@@ -156,16 +156,32 @@ def test_figure_draws_every_series(found, tmp_path, monkeypatch):
     series = [(f"series {i}", "A") for i in range(9)]
     write_size_figure(certificates, series, csv=tmp_path / "f.csv", pdf=tmp_path / "f.pdf", png=tmp_path / "f.png")
     left, right = drawn[0].axes
-    risks = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in right.lines}
-    risk = found["metrics"]["bpd"]["empirical_risk"]
-    assert risks == {f"series {i}": ([2**i / 1000], [risk + i]) for i in range(9)}
-    bounds = found["metrics"]["bpd"]["bounds"]
-    for i in range(9):
-        for suffix, method in (("paper's formula", "azuma"), ("betting", "betting")):
-            line = next(line for line in left.lines if line.get_label() == f"series {i}, {suffix}")
-            assert line.get_ydata().tolist() == [bounds[method]["value"]]
-    assert len({(line.get_color(), line.get_marker()) for line in right.lines}) == 9
-    assert [text.get_text() for text in right.get_legend().get_texts()] == [label for label, _ in series]
+    risk, bounds = found["metrics"]["bpd"]["empirical_risk"], found["metrics"]["bpd"]["bounds"]
+    assert [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in right.lines] == [
+        ([2**i / 1000], [risk + i]) for i in range(9)
+    ]
+    looks = [(line.get_color(), line.get_marker()) for line in right.lines]
+    assert len(set(looks)) == 9
+    bounded = [line for line in left.lines if len(line.get_xdata()) == 1]  # the legend's examples have no points
+    for i, (formula, betting) in enumerate(zip(bounded[::2], bounded[1::2], strict=True)):
+        assert (formula.get_ydata().tolist(), betting.get_ydata().tolist()) == ([bounds["azuma"]["value"]], [bounds["betting"]["value"]])
+        assert [(line.get_color(), line.get_marker()) for line in (formula, betting)] == [looks[i]] * 2
+        assert (formula.get_linestyle(), betting.get_linestyle(), betting.get_label()) == ("--", "-", f"series {i}")
+    (legend,) = drawn[0].legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown[:11] == [*(label for label, _ in series), "paper's formula", "betting bound, loss"]
+
+
+def test_long_labels_leave_room_for_the_panels(found, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, pdf, png: drawn.append(figure))
+    series = [(f"LLaMA tuned on docstrings, {i} to 4 bits", "A") for i in range(4)]
+    certificates = [other(found, bytes=1000 * 2**i) for i in range(4)]
+    write_size_figure(certificates, series, csv=tmp_path / "f.csv", pdf=tmp_path / "f.pdf", png=tmp_path / "f.png")
+    drawn[0].canvas.draw()
+    for axes in drawn[0].axes:
+        box = axes.get_position()
+        assert box.width > 0.3 and box.height > 0.4 and box.x0 > 0 and box.x1 <= 1
 
 
 def test_best_of(found):

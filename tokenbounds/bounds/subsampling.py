@@ -7,7 +7,7 @@ chosen on the pilot is fixed before the other draws are looked at.
 import math
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betainccinv
 
 from tokenbounds.bounds import checks
 from tokenbounds.errors import InputError
@@ -78,4 +78,4 @@ def _to_unit(values, low, high):
 
 def clopper_pearson_upper(errors, n, delta):
     """One-sided upper confidence limit for a proportion from `errors` of `n` IID draws; exceeded with probability at most `delta`."""
-    return 1.0 if errors >= n else float(beta.isf(delta, errors + 1, n - errors))
+    return 1.0 if errors >= n else float(betainccinv(errors + 1, n - errors, delta))

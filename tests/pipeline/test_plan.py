@@ -1,0 +1,105 @@
+"""`tokenbounds plan` counts the jobs that Snakemake counts, and reckons what it can be checked against by hand."""
+
+import collections
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from checkouts import make_checkout
+
+from tokenbounds.cli import main
+from tokenbounds.config import load_config
+from tokenbounds.plan import Plan
+
+
+def counted(jobs):
+    return dict(collections.Counter(job.rule for job in jobs))
+
+
+def stats(output):
+    """Snakemake's table of jobs by rule, its total left out."""
+    table = re.search(r"^Job stats:\njob +count\n[- ]+\n(.*?)\n\n", output, re.MULTILINE | re.DOTALL)[1]
+    return {rule: int(count) for rule, count in map(str.split, table.splitlines()) if rule not in ("total", "all")}
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory, root):
+    """A checkout in which nothing has run."""
+    return make_checkout(tmp_path_factory.mktemp("plan") / "empty", root)
+
+
+@pytest.fixture(scope="module")
+def paper(root):
+    return Plan(load_config(root / "config.yaml"), 50257)
+
+
+def test_jobs_of_a_small_run(empty):
+    config = load_config(empty.folder / "config.yaml", empty.overlay)
+    outputs = Plan(config).outputs()
+    assert counted(set().union(*outputs.values())) == stats(empty.snakemake("--dry-run"))
+    for name in ("table1", "table9", "figure3"):
+        target = f"results/test/{'tables' if name in config.tables else 'figures'}/{name}.csv"
+        assert counted(outputs[name]) == stats(empty.snakemake("--dry-run", target)), name
+
+
+def test_jobs_of_the_paper_and_what_counting_them_takes(empty, paper):
+    """`snakemake -n` of the whole configuration: under 30 s of a core and 1 GB."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--quiet", "rules"]
+    with open(empty.folder / "paper.log", "w+") as log:
+        process = subprocess.Popen(command, cwd=empty.folder, env=empty.environment, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        log.seek(0)
+        output = log.read()
+    assert process.returncode == 0, output[-2000:]
+    assert counted(set().union(*paper.outputs().values())) == stats(output)
+    assert usage.ru_utime + usage.ru_stime < 30 and usage.ru_maxrss < 1_000_000  # kB
+
+
+def test_a_training_of_the_paper(paper):
+    """GPT-2 small: 123,653,376 parameters, 12 layers of width 768, 600,000 steps of 320 sequences of 1024 tokens, an A100 at 30 %."""
+    operations = 600_000 * 320 * 1024 * (6 * 123_653_376 + 12 * 12 * 768 * 1024)
+    job = next(job for job in paper.outputs()["table1"] if job.rule == "train" and job.of == ("gpt2-monarch-4",))
+    assert paper._gpu_hours(job) == pytest.approx(operations / (312e12 * 0.3) / 3600 + 1 / 60)
+
+
+def test_frames(paper):
+    frame = paper.frame().set_index("output")
+    assert list(frame.index) == [*paper.outputs(), "all"]
+    # Shared work counts once in all, so it is at most the sum and at least the largest.
+    for column in frame:
+        parts = frame[column].iloc[:-1]
+        assert parts.max() <= frame.loc["all", column] <= parts.sum()
+    rules = paper.rules_frame()
+    assert rules["jobs"].sum() + 1 == frame.loc["all", "jobs"]  # rule all itself
+    assert math.isclose(rules["gpu_hours"].sum(), frame.loc["all", "gpu_hours"])
+    # Four files of weights and the corpus; its tokens in two bytes each.
+    assert frame.loc["table2", "download_gb"] == pytest.approx(24 + 0.55 + 1.52 + 3.25 + 6.43)
+    assert frame.loc["table2", "results_gb"] > 18.08
+
+
+def test_command(root, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no run has tokens
+    files = [str(root / "config.yaml"), str(root / "profiles/quickstart/config.yaml")]
+    assert main(["plan", *files]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "" and shown.out.splitlines()[-1].split()[0] == "all"
+    assert main(["plan", files[0], "--rules", "--teraflops", "989"]) == 0
+    (training,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[0] == "train")
+    assert int(training[1]) > 300
+    assert main(["plan", files[0], "--utilization", "30"]) == 1
+    assert "error: --teraflops 312 --utilization 30: expected" in capsys.readouterr().err
+
+
+def test_unknown_sizes_are_said(root, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overlay = tmp_path / "config.yaml"
+    overlay.write_text("models: {gpt2-124m: {expected: null}}\n")
+    assert main(["plan", str(root / "config.yaml"), str(overlay)]) == 0
+    shown = capsys.readouterr()
+    lines = {line.split()[0]: line.split() for line in shown.out.splitlines()}
+    assert lines["table2"][3:] == ["-", "-", "-"] and "-" not in lines["table4"]
+    assert shown.err == "-: sizes that the key `expected` of corpora and published models would give\n"
