@@ -100,7 +100,7 @@ rule documents:
         "results/{run}/benchmarks/documents/{corpus}.tsv"
     threads: 2
     resources:
-        mem_mb=scaled(2000),
+        mem_mb=scaled(8000),
         runtime=scaled(4 * 60),
     params:
         corpus=lambda w: slice_of(CONFIG.corpora[w.corpus], exclude={"eot", "expected"}),
@@ -147,7 +147,7 @@ rule tokenize:
         "results/{run}/benchmarks/tokenize/{corpus}.{shard}.tsv"
     threads: 2
     resources:
-        mem_mb=scaled(4000),
+        mem_mb=scaled(8000),
         runtime=scaled(12 * 60),
     params:
         corpus=lambda w: slice_of(CONFIG.corpora[w.corpus], include={"tokenizer", "eot", "source", "empty_documents"}),

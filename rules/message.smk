@@ -47,7 +47,7 @@ rule compress:
     resources:
         # A QuIP# checkpoint is never loaded whole; another one is, to check it.
         mem_mb=lambda w, attempt: (4000 if CONFIG.models[w.model].family == "quip" else 32000) * attempt,
-        runtime="12h",
+        runtime=scaled(12 * 60),
     params:
         model=lambda w: slice_of(CONFIG.models[w.model], exclude={"expected"}),
         codec=lambda w: slice_of(CONFIG.codecs[w.codec]),

@@ -30,9 +30,9 @@ rule train:
         model=models_of("gpt", "transformers"),
     threads: lambda w: CONFIG.models[w.model].training.threads * CONFIG.models[w.model].training.processes
     resources:
-        mem_mb=lambda w, attempt: 8000 * CONFIG.models[w.model].training.processes * attempt,
-        # Not scaled: the retry continues from the last checkpoint.
-        runtime="5d",
+        mem_mb=lambda w, attempt: 8000 * CONFIG.models[w.model].training.processes * min(attempt, 2),
+        # Not scaled: a retry continues from the last checkpoint, and there may be many.
+        runtime="7d",
         gpu=lambda w: CONFIG.models[w.model].training.processes,
     params:
         # How often a checkpoint is written changes no weight, so it neither makes a model stale nor a checkpoint useless.

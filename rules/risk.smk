@@ -18,7 +18,7 @@ rule gate:
     threads: CONFIG.scoring.threads
     resources:
         mem_mb=lambda w, attempt: 16000 * attempt,
-        runtime="2h",
+        runtime=scaled(2 * 60),
         gpu=1,
     params:
         seed=CONFIG.seed,
@@ -44,7 +44,8 @@ rule score:
     threads: CONFIG.scoring.threads
     resources:
         mem_mb=scaled(16000),
-        runtime=scaled(8 * 60),
+        # A 70B model takes hours in float32, and a part that is cut off starts anew.
+        runtime=lambda w, attempt: (24 if CONFIG.models[w.model].family in PUBLISHED else 8) * 60 * attempt,
         gpu=1,
     params:
         parts=CONFIG.scoring.parts,

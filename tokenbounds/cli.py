@@ -10,7 +10,7 @@ from tokenbounds import __version__, bounds, certificate
 from tokenbounds.config import load_config
 from tokenbounds.errors import InputError
 from tokenbounds.inventory import COUNTS, models_frame
-from tokenbounds.plan import A100_TERAFLOPS, UTILIZATION, Plan
+from tokenbounds.plan import A100_TERAFLOPS, A100_TERAFLOPS_32, UTILIZATION, Plan
 
 
 def main(arguments=None):
@@ -50,12 +50,12 @@ def main(arguments=None):
     planned.add_argument("path", nargs="+", help="config.yaml and its overlays")
     planned.add_argument("--vocab-size", type=int, default=50257, help="of corpora whose tokens are not made yet (default GPT-2's 50257)")
     planned.add_argument(
-        "--teraflops",
-        type=float,
-        default=A100_TERAFLOPS,
-        help=f"of one GPU, in the type that it computes in (default an A100's {A100_TERAFLOPS:g})",
+        "--teraflops", type=float, default=A100_TERAFLOPS, help=f"of one GPU in training (default an A100's {A100_TERAFLOPS:g})"
     )
-    planned.add_argument("--utilization", type=float, default=UTILIZATION, help=f"part of it that is reached (default {UTILIZATION})")
+    planned.add_argument("--utilization", type=float, default=UTILIZATION, help=f"part of it that training reaches (default {UTILIZATION})")
+    planned.add_argument(
+        "--teraflops-32", type=float, default=A100_TERAFLOPS_32, help=f"of one GPU in float32, for scoring (default {A100_TERAFLOPS_32:g})"
+    )
     planned.add_argument("--rules", action="store_true", help="by rule, for all tables and figures together")
     planned.set_defaults(run=_plan)
 
@@ -130,11 +130,13 @@ def _show(options):
 
 
 def _plan(options):
-    if not (0 < options.utilization <= 1 and 0 < options.teraflops < math.inf):
-        raise InputError(
-            f"--teraflops {options.teraflops:g} --utilization {options.utilization:g}: expected more than 0, and at most 1 of it"
-        )
-    made = Plan(load_config(*options.path), options.vocab_size, options.teraflops, options.utilization)
+    if not 0 < options.utilization <= 1:
+        raise InputError(f"--utilization {options.utilization:g}: expected more than 0 and at most 1")
+    for name in ("teraflops", "teraflops_32"):
+        if not 0 < (value := getattr(options, name)) < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} {value:g}: expected more than 0")
+    speeds = {name: getattr(options, name) for name in ("teraflops", "teraflops_32", "utilization")}
+    made = Plan(load_config(*options.path), options.vocab_size, **speeds)
     frame = made.rules_frame() if options.rules else made.frame()
     print(frame.to_string(index=False, na_rep="-", float_format="{:,.1f}".format))
     if frame.isna().any(axis=None):

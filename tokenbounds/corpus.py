@@ -26,6 +26,7 @@ TRAIN, VALIDATION, TOKENIZER = 0, 1, 2
 SPLITS = {"train": TRAIN, "val": VALIDATION}
 _ENDS = np.dtype("<u8")
 _COUNTED = ("bytes", "documents", "sha256")  # of a CountedFile, in its order
+_VERIFIED_BYTES = 4 << 30
 _BLOCK_BYTES = 1 << 24
 _OPEN_SHARDS = 1024  # each costs an address range, of which a process has some 65,000
 
@@ -328,13 +329,16 @@ class TokenStore(CorpusIndex):
     ----------
     folder : path
         ``tokens/{corpus}/{split}``.
-    verify : bool
-        Hash each shard before its first token is used, so that a shard edited after indexing is found and named. Sizes are checked in any
-        case, all of them when the store is opened.
+    verify : bool, optional
+        Hash each shard before its first token is used, so that a shard edited after indexing is found and named. Default: up to 4 GiB of
+        tokens. Draws from a larger corpus touch nearly all of it, and every scoring job would read it whole, which the rule `index` did
+        and `tokenbounds verify` does. Sizes are checked in any case, all of them when the store is opened.
     """
 
-    def __init__(self, folder, verify=True):
+    def __init__(self, folder, verify=None):
         super().__init__(folder)
+        if verify is None:
+            verify = self.m * self._dtype.itemsize <= _VERIFIED_BYTES
         for shard in self._shards:
             _check_size(self.folder / f"{shard['name']}.bin", shard["tokens"] * self._dtype.itemsize)
         self._unverified = set(range(len(self._shards))) if verify else set()

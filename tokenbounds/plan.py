@@ -2,6 +2,7 @@
 
 The jobs are those of the rules (a test compares them with Snakemake's). GPU hours are floating point operations, 6 N per trained token and
 2 N per scored one [Kaplan et al. 2020, table 1] and the attention's share, over what a GPU reaches. Structured layers count as dense ones.
+Training is reckoned in bfloat16, all else in float32, in which it is done.
 """
 
 import math
@@ -14,7 +15,10 @@ from tokenbounds.inventory import corpus_vocab_size, models_frame
 from tokenbounds.sections import PUBLISHED
 
 A100_TERAFLOPS = 312.0  # dense bfloat16, NVIDIA's data sheet
-UTILIZATION = 0.3  # GPT-2 124M on A100s by nanoGPT: 2.9e11 tokens in four days on eight
+A100_TERAFLOPS_32 = 19.5  # float32
+UTILIZATION = 0.3  # training GPT-2 124M on A100s by nanoGPT: 2.9e11 tokens in four days on eight
+UTILIZATION_32 = 0.6  # of matrix products in float32; not measured
+GATE_TOKENS = 20 * 512  # at most: documents, and tokens of each
 START_HOURS = 1 / 60  # a GPU job's start: Python, the model, its first batch
 RECORD_BYTES = 30  # of one scored item, as stored (measured)
 
@@ -35,16 +39,21 @@ class Plan:
     vocab_size : int, optional
         V of corpora whose tokens are not made and whose tokenizer is not trained here.
     teraflops : float
-        What one GPU can do, in 1e12 operations per second.
+        What one GPU can do in training, in 1e12 operations per second.
+    teraflops_32 : float
+        What it can do in float32.
     utilization : float
-        Part of it that training and scoring reach, in (0, 1].
+        Part of the first that training reaches, in (0, 1]; of the second it is `UTILIZATION_32`.
     results : path
         Folder of the runs.
     """
 
-    def __init__(self, config, vocab_size=None, teraflops=A100_TERAFLOPS, utilization=UTILIZATION, results="results"):
+    def __init__(
+        self, config, vocab_size=None, teraflops=A100_TERAFLOPS, teraflops_32=A100_TERAFLOPS_32, utilization=UTILIZATION, results="results"
+    ):
         self._config = config
-        self._per_hour = 3600 * 1e12 * teraflops * utilization
+        self._trained_per_hour = 3600 * 1e12 * teraflops * utilization
+        self._scored_per_hour = 3600 * 1e12 * teraflops_32 * UTILIZATION_32
         self._vocab = {name: corpus_vocab_size(config, name, results) or vocab_size for name in config.corpora}
         frame = models_frame(config, vocab_size, results).set_index("model")
         self._counts = {
@@ -180,7 +189,7 @@ class Plan:
         cost: Callable | None = getattr(self, f"_{job.rule}_operations", None)
         if cost is None or (operations := cost(*job.of)) is None:
             return 0
-        return operations / self._per_hour + START_HOURS
+        return operations / (self._trained_per_hour if job.rule == "train" else self._scored_per_hour) + START_HOURS
 
     def _train_operations(self, name):
         training = self._config.models[name].training
@@ -201,7 +210,7 @@ class Plan:
         return self._fed(model, self._config.sampling, self._config.codecs[codec].tokens) * self._per_token(model)
 
     def _gate_operations(self, model, codec):
-        return 20 * (self._config.models[model].longest or 1024) * self._per_token(model)
+        return GATE_TOKENS * self._per_token(model)
 
     def _score_operations(self, model, codec, corpus, sampling, part):
         scheme = self._config.schemes[sampling]
@@ -209,18 +218,18 @@ class Plan:
 
     def _recall_operations(self, figure, model):
         source = self._config.corpora[self._config.models[model].corpus].source.sequences
-        sequences = 1024 * 4 ** max(0, source.complexity - 4)  # a bound: their numbers grow fivefold up to 984 for complexity 4
+        sequences = 1000 * 6 ** max(0, source.complexity - 4)  # 984 for complexity 4; their numbers grow about fivefold
         levels = len(self._config.figures[figure].levels)
         return levels * sequences * self._config.models[model].longest * self._per_token(model)
 
     def _resample_operations(self, figure, model, codec, corpus, sampling):
-        draws = self._config.figures[figure].draws
-        return self._fed(model, self._config.schemes[sampling], draws) * self._per_token(model)
+        found = self._config.figures[figure]
+        return found.tokens * self._fed(model, self._config.schemes[sampling], found.draws) * self._per_token(model)
 
     def _score_resampled_operations(self, name):
         figure = self._config.figures[name]
         scheme = self._config.schemes[self._config.scheme_of(figure.generator)]
-        rounds = figure.tokens + len(figure.corpora)
+        rounds = 2 + len(figure.corpora)  # what was drawn, with another tokenizer once more, and each downstream corpus
         return sum(rounds * self._fed(item.model, scheme, figure.draws) * self._per_token(item.model) for item in figure.evaluated)
 
     def _fed(self, model, scheme, items):
@@ -234,7 +243,7 @@ class Plan:
         model = self._config.models[name]
         if model.family == "markov":
             return 0.0
-        if model.family in PUBLISHED:
+        if model.family in PUBLISHED:  # attention is a few hundredths more, of GPT-2 small a seventh
             return 2.0 * (model.expected.parameters if model.expected else math.nan)
         if model.family == "gpt":
             layers, width = model.architecture.layers, model.architecture.width
@@ -248,15 +257,16 @@ class Plan:
             return 0.0
         sections = self._config.corpora if job.rule == "download_corpus" else self._config.models
         expected = sections[job.of[0]].expected
-        return expected.gigabytes if expected else math.nan
+        return (expected and expected.gigabytes) or math.nan
 
     def _stored(self, job):
         """Bytes of a job's results: token shards, weights, messages of dense models, records."""
         config, of = self._config, job.of
         if job.rule == "tokenize":
             corpus, size = config.corpora[of[0]], self._vocab[of[0]]
-            if corpus.expected is None:
-                return math.nan if corpus.source.hub else 0.0
+            if corpus.expected is None:  # what is made here is small
+                antibodies = corpus.source.antibodies
+                return math.nan if corpus.source.hub or corpus.source.files or (antibodies and not antibodies.synthetic) else 0.0
             return corpus.expected.tokens / corpus.shards * (2 if (size or 0) <= 65536 else 4)
         if job.rule in ("train", "pretrained"):
             return 4.0 * self._values(of[0])

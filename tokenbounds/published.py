@@ -141,9 +141,9 @@ def published_model(message, folder, where="message", device="cpu"):
 
 
 def _fits(message, device):
-    """Whether packed weights should be kept on the device: on a GPU with room for a layer and its activations besides."""
+    """Whether packed weights should be kept on the device: on a GPU with room for a dense layer, the head and activations besides."""
     device = torch.device(device)
     if device.type != "cuda":
         return False  # the system keeps the pages of the files as memory allows
     free, _ = torch.cuda.mem_get_info(device)
-    return sum(entry["bytes"] for entry in message.config["files"]) < free - (5 << 30)
+    return sum(entry["bytes"] for entry in message.config["files"]) < free - (16 << 30)

@@ -222,7 +222,7 @@ class ExpectedCorpus(Section):
     """What is known of a corpus before it is downloaded."""
 
     tokens: PositiveFloat = Field(description="Tokens.")
-    gigabytes: PositiveFloat = Field(description="Size of the download in 1e9 bytes.")
+    gigabytes: PositiveFloat | None = Field(None, description="Size of the download in 1e9 bytes.")
 
 
 class Corpus(Section):

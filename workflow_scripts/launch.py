@@ -11,7 +11,9 @@ is taken for dead because it works on another.
 import argparse
 import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ from tokenbounds.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 STATE = Path(".snakemake")
 HOST_NOTE = STATE / "launched-on"
+RUN_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 CANCEL_SECONDS = 600  # a node needs a while to end a job's processes
 
 
@@ -47,16 +50,19 @@ def running(heads_only=False):
 
 
 def slurm_jobs():
-    """Numbers of this user's Slurm jobs, queued or not quite gone, that were submitted from this checkout."""
-    command = ["squeue", "--me", "--noheader", "--format=%i|%Z"]
+    """Numbers of this user's Slurm jobs, queued or not quite gone, that Snakemake submitted from this checkout.
+
+    Their name ends with the UUID of their run. Others stay: the user's own, and one that this very command may run in.
+    """
+    command = ["squeue", "--me", "--noheader", "--format=%i|%j|%Z"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         raise Refused("squeue gives no answer; jobs of an earlier run may still be there") from None
     if done.returncode:
         raise Refused(f"squeue gives no list of jobs ({done.stderr.strip():.200}); some of an earlier run may still be there")
-    lines = (line.strip().partition("|") for line in done.stdout.splitlines())
-    return [number for number, _, folder in lines if folder and Path(folder).resolve() == ROOT]
+    lines = (line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
+    return [number for number, name, folder in lines if RUN_UUID.search(name) and Path(folder).resolve() == ROOT]
 
 
 def cancel_slurm_jobs():
@@ -113,9 +119,14 @@ def main(arguments=None):
     HOST_NOTE.write_text(platform.node(), encoding="utf-8")
     # In the checkout, where jobs on other machines can write to it.
     with tempfile.NamedTemporaryFile("r", prefix="errors-", suffix=".txt", dir=STATE) as errors:
-        status = subprocess.run(snakemake, env={**os.environ, "TOKENBOUNDS_ERRORS": str(ROOT / errors.name)}).returncode
+        process = subprocess.Popen(snakemake, env={**os.environ, "TOKENBOUNDS_ERRORS": str(ROOT / errors.name)})
+        # Ctrl-C reaches Snakemake too, which then ends its jobs and unlocks: that takes its time.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            status = process.wait()
+        finally:
+            HOST_NOTE.unlink(missing_ok=True)
         lines = list(dict.fromkeys(errors.read().splitlines()))
-    HOST_NOTE.unlink(missing_ok=True)
     if status:
         print("\n".join(["", *lines]) if lines else f"error: snakemake ended with status {status}", file=sys.stderr)
     elif not any(option in more for option in ("-n", "--dry-run", "--dryrun")):

@@ -107,3 +107,15 @@ def test_run_of_another_machine_is_not_taken_for_dead(copy):
     note.write_text(platform.node())
     assert "Nothing to be done" in copy.launch()
     assert not note.exists()
+
+
+def test_interrupted_from_the_keyboard(copy):
+    """Ctrl-C reaches every process of the terminal: Snakemake ends its jobs and unlocks, and the launcher waits for that."""
+    copy.change("models.medium.training.steps", 1_000_000)
+    with copy.launched() as process:
+        copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) not in (0, -signal.SIGKILL)
+        copy.wait_for(lambda: not copy.processes(), "the end of all processes")
+    state = copy.folder / ".snakemake"
+    assert not (state / "launched-on").exists() and not list((state / "locks").glob("*"))
