@@ -97,8 +97,8 @@ def package(*modules):
 
 
 def scaled(amount):
-    """A resource that a retry asks for more of: memory in MB, or minutes."""
-    return lambda wildcards, attempt: amount * attempt
+    """A resource that a retry asks for more of: memory in MB, or minutes; a number, or a function of the wildcards."""
+    return lambda wildcards, attempt: (amount(wildcards) if callable(amount) else amount) * attempt
 
 
 def shards(corpus):

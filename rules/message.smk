@@ -19,7 +19,7 @@ rule message:
         codec=codecs_of("levels", "lattice", "counts"),
     threads: CONFIG.scoring.threads
     resources:
-        mem_mb=lambda w, attempt: (32000 if CONFIG.models[w.model].family == "pretrained" else 8000) * attempt,
+        mem_mb=scaled(lambda w: 32000 if CONFIG.models[w.model].family == "pretrained" else 8000),
         runtime=scaled(4 * 60),
         gpu=lambda w: 1 if learns(w) else 0,
     params:
@@ -46,7 +46,7 @@ rule compress:
         codec=codecs_of("zip"),
     resources:
         # A QuIP# checkpoint is never loaded whole; another one is, to check it.
-        mem_mb=lambda w, attempt: (4000 if CONFIG.models[w.model].family == "quip" else 32000) * attempt,
+        mem_mb=scaled(lambda w: 4000 if CONFIG.models[w.model].family == "quip" else 32000),
         runtime=scaled(12 * 60),
     params:
         model=lambda w: slice_of(CONFIG.models[w.model], exclude={"expected"}),

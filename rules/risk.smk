@@ -17,7 +17,7 @@ rule gate:
         model=models_of(*PUBLISHED),
     threads: CONFIG.scoring.threads
     resources:
-        mem_mb=lambda w, attempt: 16000 * attempt,
+        mem_mb=scaled(16000),
         runtime=scaled(2 * 60),
         gpu=1,
     params:
@@ -45,7 +45,7 @@ rule score:
     resources:
         mem_mb=scaled(16000),
         # A 70B model takes hours in float32, and a part that is cut off starts anew.
-        runtime=lambda w, attempt: (24 if CONFIG.models[w.model].family in PUBLISHED else 8) * 60 * attempt,
+        runtime=scaled(lambda w: (24 if CONFIG.models[w.model].family in PUBLISHED else 8) * 60),
         gpu=1,
     params:
         parts=CONFIG.scoring.parts,

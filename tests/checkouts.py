@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from filelock import FileLock
 
 COPIED = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "profiles", "tokenbounds")
 TIMEOUT_SECONDS = 600  # of one run; the machine may be busy
@@ -109,6 +110,15 @@ class Checkout:
             time.sleep(every)
         log = self.folder / "launch.log"
         raise AssertionError(f"{what}: not in {seconds} s\n{log.read_text() if log.exists() else ''}")
+
+
+def made_once(folder, make):
+    """Let the first worker that asks make a folder: `make(folder)` returns what is kept beside it, with the suffix .log."""
+    log = folder.with_suffix(".log")
+    with FileLock(folder.with_suffix(".lock")):
+        if not log.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            log.write_text(make(folder))
 
 
 def wildcards(block):

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def root():
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def workers_folder(tmp_path_factory):
+    """A folder that the workers of one pytest-xdist session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")

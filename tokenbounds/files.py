@@ -18,6 +18,7 @@ from pathlib import Path
 from tokenbounds.errors import InputError
 
 _PACKAGES = ("tokenbounds", "torch", "numpy", "tokenizers", "sentencepiece", "transformers", "constriction", "safetensors", "pyarrow")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d{1,9})\.tmp")
 _STALE_SECONDS = 3600.0
 
 
@@ -59,12 +60,24 @@ def _temporary(path):
     A process of another machine cannot be asked for, so that only what was not written to for an hour counts as left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for found in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        number = re.fullmatch(r"(\d+)\.tmp", found.name.removeprefix(f".{path.name}."))
-        with contextlib.suppress(OSError):
-            if number and not _is_running(int(number[1])) and time.time() - found.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(found) if found.is_dir() else found.unlink()
+    _remove_left(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"), name=path.name, seconds=_STALE_SECONDS)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_temporaries(folder):
+    """Remove what killed processes left half-written anywhere under `folder`, in which no other machine may be at work."""
+    _remove_left(list(Path(folder).rglob(".*.tmp")))
+
+
+def _remove_left(paths, name=None, seconds=0.0):
+    """Remove temporaries (of `name` only) of processes that do not run on this machine and last wrote to them so many seconds ago."""
+    for path in paths:
+        found = _TEMPORARY.fullmatch(path.name)
+        if not found or name not in (None, found["name"]) or _is_running(int(found["process"])):
+            continue
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= seconds:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _is_running(process):

@@ -14,7 +14,7 @@ from tokenbounds.scoring import ContextRule, document_items, score_items
 from tokenbounds.streams import generator
 
 DOCUMENTS = 20
-_MOST_TOKENS = 512  # of a document: a model that is damaged shows it early
+MOST_TOKENS = 512  # of a document: a model that is damaged shows it early
 
 
 def loss_on_documents(message_path, store_folder, *, name, seed, batch_tokens, device):
@@ -29,7 +29,7 @@ def loss_on_documents(message_path, store_folder, *, name, seed, batch_tokens, d
     store = TokenStore(store_folder)
     message, model = read_model(message_path, choose_device(device))
     hypothesis = message.config["hypothesis"]
-    rule = ContextRule(min(_MOST_TOKENS, context_length_of(hypothesis)), hypothesis["start_token"], hypothesis["eot_id"])
+    rule = ContextRule(min(MOST_TOKENS, context_length_of(hypothesis)), hypothesis["start_token"], hypothesis["eot_id"])
     documents = generator(seed, "gate", name).integers(0, len(store.ends), size=DOCUMENTS)
     scored = score_items(model, list(document_items(store, documents, rule)), batch_tokens=batch_tokens, name=name, progress=True)
     losses, guess = -np.concatenate([log2_q for log2_q, *_ in scored]), math.log2(store.vocab_size)

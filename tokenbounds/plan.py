@@ -6,11 +6,11 @@ Training is reckoned in bfloat16, all else in float32, in which it is done.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import pandas as pd
 
+from tokenbounds import gate
 from tokenbounds.inventory import corpus_vocab_size, models_frame
 from tokenbounds.sections import PUBLISHED
 
@@ -18,7 +18,6 @@ A100_TERAFLOPS = 312.0  # dense bfloat16, NVIDIA's data sheet
 A100_TERAFLOPS_32 = 19.5  # float32
 UTILIZATION = 0.3  # training GPT-2 124M on A100s by nanoGPT: 2.9e11 tokens in four days on eight
 UTILIZATION_32 = 0.6  # of matrix products in float32; not measured
-GATE_TOKENS = 20 * 512  # at most: documents, and tokens of each
 START_HOURS = 1 / 60  # a GPU job's start: Python, the model, its first batch
 RECORD_BYTES = 30  # of one scored item, as stored (measured)
 
@@ -37,7 +36,7 @@ class Plan:
     ----------
     config : tokenbounds.config.Config
     vocab_size : int, optional
-        V of corpora whose tokens are not made and whose tokenizer is not trained here.
+        V of corpora whose tokens are not made and whose tokenizer is neither trained here nor listed.
     teraflops : float
         What one GPU can do in training, in 1e12 operations per second.
     teraflops_32 : float
@@ -55,11 +54,8 @@ class Plan:
         self._trained_per_hour = 3600 * 1e12 * teraflops * utilization
         self._scored_per_hour = 3600 * 1e12 * teraflops_32 * UTILIZATION_32
         self._vocab = {name: corpus_vocab_size(config, name, results) or vocab_size for name in config.corpora}
-        frame = models_frame(config, vocab_size, results).set_index("model")
-        self._counts = {
-            name: {key: int(value) for key, value in row.items() if pd.notna(value)}
-            for name, row in frame[["trainable", "dense"]].iterrows()
-        }
+        # Numbers of parameters by model, nan where V is not known.
+        self._counts = models_frame(config, vocab_size, results).set_index("model")[["trainable", "dense"]].astype(float)
 
     def outputs(self):
         """Every table and figure with the jobs behind it, its own among them: a dict of name to set of `Job`."""
@@ -107,7 +103,7 @@ class Plan:
         return pd.DataFrame([{"rule": rule, **self._takes({job for job in jobs if job.rule == rule})} for rule in rules])
 
     def _takes(self, jobs):
-        hours = [value for job in jobs if (value := self._gpu_hours(job)) != 0]
+        hours = [value for job in jobs if (value := self.gpu_hours(job)) != 0]
         return {
             "jobs": len(jobs),
             "gpu_jobs": len(hours),
@@ -130,16 +126,17 @@ class Plan:
         return scores | self._positions(corpus, sampling) | self._message(model, codec)
 
     def _message(self, model, codec):
-        kind = self._config.codecs[codec].kind
-        published = self._config.models[model].family in PUBLISHED
-        gate = {Job("gate", (model, codec))} if published else set()
-        of = (model, codec)
-        if kind == "alpha_head":
-            base = self._message(model, self._config.codecs[codec].base)
-            return gate | {Job("alpha_head", of)} | {job for job in base if job.rule != "gate"}
-        if kind == "zip":
-            return gate | {Job("compress", of)} | self._published(model) | self._train_tokens(self._config.models[model].corpus)
-        return gate | {Job("message", of)} | self._model(model)
+        """The message of a hypothesis, and the gate that a published one has to pass."""
+        gates = {Job("gate", (model, codec))} if self._config.models[model].family in PUBLISHED else set()
+        return gates | self._coded(model, codec)
+
+    def _coded(self, model, codec):
+        found = self._config.codecs[codec]
+        if found.kind == "alpha_head":
+            return {Job("alpha_head", (model, codec))} | self._coded(model, found.base)
+        if found.kind == "zip":
+            return {Job("compress", (model, codec))} | self._published(model) | self._train_tokens(self._config.models[model].corpus)
+        return {Job("message", (model, codec))} | self._model(model)
 
     def _model(self, name):
         model = self._config.models[name]
@@ -184,9 +181,9 @@ class Plan:
 
     # ------------------------------------------------------------ costs
 
-    def _gpu_hours(self, job):
+    def gpu_hours(self, job):
         """GPU hours of a job; 0 for one without a GPU."""
-        cost: Callable | None = getattr(self, f"_{job.rule}_operations", None)
+        cost = getattr(self, f"_{job.rule}_operations", None)
         if cost is None or (operations := cost(*job.of)) is None:
             return 0
         return operations / (self._trained_per_hour if job.rule == "train" else self._scored_per_hour) + START_HOURS
@@ -210,7 +207,7 @@ class Plan:
         return self._fed(model, self._config.sampling, self._config.codecs[codec].tokens) * self._per_token(model)
 
     def _gate_operations(self, model, codec):
-        return GATE_TOKENS * self._per_token(model)
+        return gate.DOCUMENTS * gate.MOST_TOKENS * self._per_token(model)
 
     def _score_operations(self, model, codec, corpus, sampling, part):
         scheme = self._config.schemes[sampling]
@@ -249,7 +246,7 @@ class Plan:
             layers, width = model.architecture.layers, model.architecture.width
         else:
             layers, width = (model.transformers.get(key, 0) for key in ("num_hidden_layers", "hidden_size"))
-        return 2.0 * self._counts[name].get("dense", math.nan) + 4.0 * layers * width * (length or model.longest or 1024)
+        return 2.0 * self._counts.at[name, "dense"] + 4.0 * layers * width * (length or model.longest or 1024)
 
     def _download(self, job):
         """Downloaded gigabytes of a job."""
@@ -283,7 +280,7 @@ class Plan:
         model = self._config.models[name]
         if model.family in PUBLISHED:
             return model.expected.parameters if model.expected else math.nan
-        return self._counts[name].get("trainable", math.nan)
+        return self._counts.at[name, "trainable"]
 
 
 def _union(sets):

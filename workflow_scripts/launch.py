@@ -1,8 +1,8 @@
 """Run Snakemake so that one command is enough, whatever happened before: `make quickstart`, `make run` and `make resume` call this.
 
 A run that was killed leaves a lock behind, and on a cluster jobs that go on without it. They are cancelled and the lock is removed when no
-Snakemake works in this checkout any more. Incomplete files are made again (the profiles say rerun-incomplete). At the end the tables are
-printed, or the errors repeated, one line each.
+Snakemake works in this checkout any more. Half-written files are removed and incomplete outputs made again (the profiles say
+rerun-incomplete). At the end the tables are printed, or the errors repeated, one line each.
 
 Only processes of this machine are seen. A run leaves a note of its machine while it lasts, so that on a file system that several share none
 is taken for dead because it works on another.
@@ -25,6 +25,7 @@ from common import is_snakemake
 
 from tokenbounds.config import load_config
 from tokenbounds.errors import InputError
+from tokenbounds.files import remove_temporaries
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = Path(".snakemake")
@@ -115,16 +116,18 @@ def main(arguments=None):
     except Refused as reason:
         print(f"error: {reason}", file=sys.stderr)
         return 1
+    remove_temporaries(Path("results") / config.run)
     STATE.mkdir(exist_ok=True)
     HOST_NOTE.write_text(platform.node(), encoding="utf-8")
     # In the checkout, where jobs on other machines can write to it.
     with tempfile.NamedTemporaryFile("r", prefix="errors-", suffix=".txt", dir=STATE) as errors:
         process = subprocess.Popen(snakemake, env={**os.environ, "TOKENBOUNDS_ERRORS": str(ROOT / errors.name)})
         # Ctrl-C reaches Snakemake too, which then ends its jobs and unlocks: that takes its time.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             status = process.wait()
         finally:
+            signal.signal(signal.SIGINT, before)
             HOST_NOTE.unlink(missing_ok=True)
         lines = list(dict.fromkeys(errors.read().splitlines()))
     if status:

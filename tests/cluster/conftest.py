@@ -10,7 +10,7 @@ import shutil
 import psutil
 import pytest
 import yaml
-from checkouts import Checkout, make_checkout
+from checkouts import Checkout, made_once, make_checkout
 from cluster.slurm import Slurm, reason_not_to_start
 from filelock import FileLock
 
@@ -84,18 +84,11 @@ def overlay(root):
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    """A folder that the workers of one pytest-xdist session share."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-@pytest.fixture(scope="session")
-def slurm(shared, tmp_path_factory, root):
+def slurm(workers_folder, tmp_path_factory, root):
     """A Slurm that runs: the first worker starts it. The last stops it, and results/test-cluster/jobs.log says what it was given to do."""
     if not os.environ.get("TOKENBOUNDS_TEST_CLUSTER"):
         pytest.skip("starts Slurm's daemons: make test-cluster")
-    lock, users = FileLock(shared / "slurm.lock"), shared / "slurm.json"
+    lock, users = FileLock(workers_folder / "slurm.lock"), workers_folder / "slurm.json"
     with lock:
         state = json.loads(users.read_text()) if users.exists() else {"workers": 0}
         if not state["workers"]:
@@ -124,18 +117,19 @@ def slurm(shared, tmp_path_factory, root):
 
 
 @pytest.fixture(scope="session")
-def finished(slurm, shared, root):
+def finished(slurm, workers_folder, root):
     """A finished run, made once for all workers; not to be changed."""
-    folder, done = shared / "finished-on-slurm", shared / "finished-on-slurm.txt"
-    with FileLock(shared / "finished-on-slurm.lock"):
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            make_checkout(folder, root)
-            (folder / PROFILE).mkdir()
-            shipped = yaml.safe_load((root / "profiles/slurm/profile.yaml").read_text())
-            (folder / PROFILE / "profile.yaml").write_text(yaml.safe_dump(shipped | HERE))
-            (folder / PROFILE / "config.yaml").write_text(yaml.safe_dump(overlay(root)))
-            done.write_text(ClusterCheckout(folder).launch())
+
+    def make(folder):
+        make_checkout(folder, root)
+        (folder / PROFILE).mkdir()
+        shipped = yaml.safe_load((root / "profiles/slurm/profile.yaml").read_text())
+        (folder / PROFILE / "profile.yaml").write_text(yaml.safe_dump(shipped | HERE))
+        (folder / PROFILE / "config.yaml").write_text(yaml.safe_dump(overlay(root)))
+        return ClusterCheckout(folder).launch()
+
+    folder = workers_folder / "finished-on-slurm"
+    made_once(folder, make)
     return ClusterCheckout(folder)
 
 

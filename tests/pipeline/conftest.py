@@ -1,24 +1,16 @@
 """A copy of the workflow with one finished run of profiles/test, made once; tests that change something get a copy of that."""
 
-import os
 import shutil
 
 import pytest
-from checkouts import Checkout, make_checkout
-from filelock import FileLock
+from checkouts import Checkout, made_once, make_checkout
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, root):
+def finished(workers_folder, root):
     """A finished run; not to be changed. The workers of one pytest-xdist session share it."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder, log = shared / "finished", shared / "finished.log"
-    with FileLock(shared / "finished.lock"):
-        if not log.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            output = make_checkout(folder, root).launch()
-            log.write_text(output)
+    folder = workers_folder / "finished"
+    made_once(folder, lambda folder: make_checkout(folder, root).launch())
     return Checkout(folder)
 
 

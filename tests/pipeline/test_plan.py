@@ -63,13 +63,13 @@ def test_a_training_of_the_paper(paper):
     """GPT-2 small: 123,653,376 parameters, 12 layers of width 768, 600,000 steps of 320 sequences of 1024 tokens, an A100 at 30 %."""
     operations = 600_000 * 320 * 1024 * (6 * 123_653_376 + 12 * 12 * 768 * 1024)
     job = next(job for job in paper.outputs()["table1"] if job.rule == "train" and job.of == ("gpt2-monarch-4",))
-    assert paper._gpu_hours(job) == pytest.approx(operations / (312e12 * 0.3) / 3600 + 1 / 60)
+    assert paper.gpu_hours(job) == pytest.approx(operations / (312e12 * 0.3) / 3600 + 1 / 60)
 
 
 def test_scoring_a_70b_model(paper):
     """A quarter of 10,000 contexts of 1024 tokens through 69e9 parameters in float32, on an A100 at 60 %."""
     job = next(job for job in paper.outputs()["table3"] if job.rule == "score" and job.of[0] == "llama2-70b-2bit")
-    assert paper._gpu_hours(job) == pytest.approx(2500 * 1024 * 2 * 69e9 / (19.5e12 * 0.6) / 3600 + 1 / 60)
+    assert paper.gpu_hours(job) == pytest.approx(2500 * 1024 * 2 * 69e9 / (19.5e12 * 0.6) / 3600 + 1 / 60)
 
 
 def test_frames(paper):

@@ -32,6 +32,9 @@ def test_killed_in_the_middle_of_training(copy, finished):
     steps = json.loads(checkpoints(copy)[-1].read_text())["state"]["step"]
     assert 0 < steps < 300
     assert list((copy.folder / ".snakemake/locks").iterdir())
+    half = copy.results / f"figures/.figure4.pdf.{process.pid}.tmp"  # as if one was being drawn
+    half.parent.mkdir(exist_ok=True)
+    half.write_text("half")
 
     # How checkpoints are written and how tokens are scored are nobody's result; a null leaves the default.
     copy.change("models.medium.training.checkpoint_minutes", 0.002)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tokenbounds.files import atomic_folder, atomic_path, is_excluded, matching_files
+from tokenbounds.files import atomic_folder, atomic_path, is_excluded, matching_files, remove_temporaries
 
 
 @pytest.fixture
@@ -72,6 +72,17 @@ def test_what_may_be_in_use_is_left(tmp_path, dead):
     with atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("whole")
     assert all(path.exists() for path in kept)
+
+
+def test_what_a_killed_run_left_is_removed_at_once(tmp_path, dead):
+    kept = [tmp_path / name for name in ("a/x", f"a/.x.{os.getpid()}.tmp", "a/.1.tmp", f"a/x.{dead}.tmp")]
+    left = [tmp_path / name for name in (f"a/.x.{dead}.tmp", f".b.{dead}.tmp/inner/x", f".b.{dead}.tmp/.x.{dead}.tmp")]
+    for path in kept + left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    remove_temporaries(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    remove_temporaries(tmp_path / "absent")
 
 
 def test_a_process_with_the_number_of_a_killed_one(tmp_path):

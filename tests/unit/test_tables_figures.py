@@ -146,10 +146,16 @@ def test_figure_is_the_same_each_time(found, tmp_path):
     assert 0.01 < (pixels.max(axis=1) < 200).mean() < 0.5
 
 
-def test_figure_draws_every_series(found, tmp_path, monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that would have been saved."""
+    kept = []
+    monkeypatch.setattr(figures, "save", lambda figure, pdf, png: kept.append(figure))
+    return kept
+
+
+def test_figure_draws_every_series(found, tmp_path, drawn):
     """Also where there are more than colours: a series that is left out would not be missed by a reader."""
-    drawn = []
-    monkeypatch.setattr(figures, "save", lambda figure, pdf, png: drawn.append(figure))
     certificates = [other(found, bytes=1000 * 2**i) for i in range(9)]
     for number, certificate_ in enumerate(certificates):
         certificate_["metrics"]["bpd"]["empirical_risk"] += number
@@ -172,9 +178,7 @@ def test_figure_draws_every_series(found, tmp_path, monkeypatch):
     assert shown[:11] == [*(label for label, _ in series), "paper's formula", "betting bound, loss"]
 
 
-def test_long_labels_leave_room_for_the_panels(found, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figures, "save", lambda figure, pdf, png: drawn.append(figure))
+def test_long_labels_leave_room_for_the_panels(found, tmp_path, drawn):
     series = [(f"LLaMA tuned on docstrings, {i} to 4 bits", "A") for i in range(4)]
     certificates = [other(found, bytes=1000 * 2**i) for i in range(4)]
     write_size_figure(certificates, series, csv=tmp_path / "f.csv", pdf=tmp_path / "f.pdf", png=tmp_path / "f.png")
