@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import pydoc_data.topics
 import re
@@ -18,6 +19,10 @@ from filelock import FileLock
 
 COPIED = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "profiles", "tokenbounds")
 TIMEOUT_SECONDS = 600  # of one run; the machine may be busy
+
+# Importing Snakemake takes longer than a dry run does: a process that has it imported forks for each.
+_READY = multiprocessing.get_context("forkserver")
+_READY.set_forkserver_preload(["snakemake.cli"])
 
 
 class Checkout:
@@ -73,9 +78,19 @@ class Checkout:
                     found.append(process)
         return found
 
+    def dry_run(self, *arguments):
+        """Output of a dry run, both streams together."""
+        log, command = self.folder.with_suffix(".dry-run.log"), ["--profile", self.profile, "--dry-run", *arguments]
+        process = _READY.Process(target=_snakemake, args=(self.folder, self.environment, log, command))
+        process.start()
+        process.join(TIMEOUT_SECONDS)
+        process.kill()
+        assert process.exitcode == 0, log.read_text()
+        return log.read_text()
+
     def planned(self):
         """Jobs that a run would do now, as "rule wildcards", e.g. "score small.levels11.text.token.00000"."""
-        output = self.snakemake("--dry-run")
+        output = self.dry_run()
         blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", output, re.MULTILINE)
         jobs = [f"{rule} {'.'.join(wildcards(block))}" for rule, block in blocks if rule != "all"]
         assert len(set(jobs)) == len(jobs), jobs
@@ -110,6 +125,20 @@ class Checkout:
             time.sleep(every)
         log = self.folder / "launch.log"
         raise AssertionError(f"{what}: not in {seconds} s\n{log.read_text() if log.exists() else ''}")
+
+
+def _snakemake(folder, environment, log, arguments):
+    """`snakemake`, in a process of its own that is none of the tests'."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path.insert(0, str(folder))
+    with open(log, "w") as handle:
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
+    from snakemake.cli import main
+
+    main(arguments)
 
 
 def made_once(folder, make):

@@ -39,10 +39,10 @@ def paper(root):
 def test_jobs_of_a_small_run(empty):
     config = load_config(empty.folder / "config.yaml", empty.overlay)
     outputs = Plan(config).outputs()
-    assert counted(set().union(*outputs.values())) == stats(empty.snakemake("--dry-run"))
+    assert counted(set().union(*outputs.values())) == stats(empty.dry_run())
     for name in ("table1", "table9", "figure3"):
         target = f"results/test/{'tables' if name in config.tables else 'figures'}/{name}.csv"
-        assert counted(outputs[name]) == stats(empty.snakemake("--dry-run", target)), name
+        assert counted(outputs[name]) == stats(empty.dry_run(target)), name
 
 
 def test_jobs_of_the_paper_and_what_counting_them_takes(empty, paper):

@@ -7,6 +7,11 @@ import signal
 
 import psutil
 
+MEDIUM = "medium.levels11.text.token"
+SHOWN = [f"tables/table2.{suffix}" for suffix in ("csv", "md", "tex")]
+SHOWN += [f"figures/figure1.{suffix}" for suffix in ("csv", "png", "pdf")]
+OF_MEDIUM = ["models/medium", "messages/medium.levels11.bin", f"risk/{MEDIUM}", f"bounds/{MEDIUM}.json", *SHOWN]
+
 
 def checkpoints(checkout):
     return sorted(checkout.results.glob("checkpoints/medium/*/step-*.json"))
@@ -19,8 +24,7 @@ def scripts(checkout):
 
 def test_killed_in_the_middle_of_training(copy, finished):
     """`finished` is the same run without interruption."""
-    row = "medium.levels11.text.token"
-    copy.remove("models/medium", "messages/medium.levels11.bin", f"risk/{row}", f"bounds/{row}.json", "tables", "figures")
+    copy.remove(*OF_MEDIUM)
     kept = {path: path.stat().st_mtime_ns for name in ("tokens", "models/small") for path in (copy.results / name).rglob("*.*")}
 
     with copy.launched() as process:
@@ -43,8 +47,7 @@ def test_killed_in_the_middle_of_training(copy, finished):
     assert "a run was cut off here: removing its lock and continuing" in output
     log = (copy.results / "logs/train/medium.log").read_text()
     assert f"continuing after step {steps}" in log and f"steps {steps + 1} to 300" in log
-    compared = [path.relative_to(finished.results) for path in finished.results.glob("bounds/*.json")]
-    compared += ["tables/table2.csv", "tables/table2.md", "figures/figure1.csv", "figures/figure1.png", "figures/figure1.pdf"]
+    compared = [path.relative_to(finished.results) for path in finished.results.glob("bounds/*.json")] + SHOWN
     compared += [
         "models/medium/model.safetensors",
         "models/medium/config.json",
@@ -59,7 +62,7 @@ def test_killed_in_the_middle_of_training(copy, finished):
 
 def test_killed_and_edited_starts_anew(copy):
     """A checkpoint of other code is not continued, and not kept."""
-    copy.remove("models/medium", "messages/medium.levels11.bin", "risk/medium.levels11.text.token", "bounds", "tables", "figures")
+    copy.remove(*OF_MEDIUM)
     with copy.launched() as process:
         copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
         os.killpg(process.pid, signal.SIGKILL)
@@ -68,7 +71,7 @@ def test_killed_and_edited_starts_anew(copy):
     module = copy.folder / "tokenbounds/models/gpt.py"
     module.write_text(module.read_text() + "# edited\n")
     copy.snakemake("--unlock")
-    copy.snakemake("--until", "train")
+    copy.snakemake("results/test/models/medium/model.safetensors")
     log = (copy.results / "logs/train/medium.log").read_text()
     assert "continuing after step" not in log and "steps 1 to 300" in log
     assert not (copy.results / "checkpoints").exists()

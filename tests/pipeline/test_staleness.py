@@ -216,7 +216,7 @@ def test_excluded_files_and_folders_are_not_followed(edited):
     (edited.folder / "resources/test/folder.txt").mkdir()
     with restored(edited.overlay):
         edited.change("corpora.text.source", {"files": ["resources/test/**"], "exclude": ["*/007.txt"]})
-        found = re.search(r"^rule documents:\n    input: (.*)$", edited.snakemake("--dry-run"), re.MULTILINE)
+        found = re.search(r"^rule documents:\n    input: (.*)$", edited.dry_run(), re.MULTILINE)
     (edited.folder / "resources/test/folder.txt").rmdir()
     names = [name for name in found[1].split(", ") if name.startswith("resources/")]
     assert len(names) == 200 and "resources/test/008.txt" in names  # of 200 and one .jsonl
