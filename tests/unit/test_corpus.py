@@ -12,6 +12,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenbounds import corpus
 from tokenbounds.corpus import (
     TOKENIZER,
     TRAIN,
@@ -285,6 +286,19 @@ def test_a_shard_edited_after_indexing_is_named_before_its_tokens_are_used(tmp_p
     edit(folder / "ends.bin", lambda data: data[:8][::-1] + data[8:])
     with pytest.raises(InputError, match="^" + f"{folder}/ends.bin: changed since it was written"):
         TokenStore(folder)
+
+
+def test_only_shards_of_a_small_corpus_are_hashed_by_default(tmp_path, monkeypatch):
+    store = store_of(tmp_path / "train", [[[5, 6]], [[7, 8, 9]]])
+    edit(tmp_path / "train/00001.bin", set_token(0, 1))
+    monkeypatch.setattr(corpus, "_VERIFIED_BYTES", 2 * store.m)  # of uint16
+    with pytest.raises(InputError, match=r"00001\.bin: changed since it was written"):
+        TokenStore(tmp_path / "train").tokens(2, 4)
+    monkeypatch.setattr(corpus, "_VERIFIED_BYTES", 2 * store.m - 1)
+    large = TokenStore(tmp_path / "train")
+    assert large.tokens(2, 4).tolist() == [0, 1]
+    with pytest.raises(InputError, match=r"00001\.bin: changed since it was written"):
+        large.check_shards()
 
 
 def rehash(path, **changes):
