@@ -32,4 +32,6 @@ include: "rules/paper.smk"
 rule all:
     default_target: True
     input:
-        TARGETS,
+        expand(f"{RESULTS}/tables/{{table}}.{{suffix}}", table=CONFIG.all_tables, suffix=("csv", "md", "tex")),
+        expand(f"{RESULTS}/figures/{{figure}}.{{suffix}}", figure=CONFIG.figures, suffix=("csv", "pdf", "png")),
+        shown_certificates(),  # so that one which is missing is made again

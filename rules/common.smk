@@ -31,9 +31,6 @@ except InputError as error:
 
 RESULTS = f"results/{CONFIG.run}"
 PARTS = [f"{part:05d}" for part in range(CONFIG.scoring.parts)]
-TARGETS = [f"{RESULTS}/tables/{table}.{suffix}" for table in CONFIG.all_tables for suffix in ("csv", "md", "tex")] + [
-    f"{RESULTS}/figures/{figure}.{suffix}" for figure in CONFIG.figures for suffix in ("csv", "pdf", "png")
-]
 
 
 # What makes a model from a seed or from a message.
@@ -109,6 +106,17 @@ def shards(corpus):
 def certificates(rows):
     """Paths of the certificates behind rows: of each row all those that it takes the best of."""
     return [f"{RESULTS}/bounds/{name}.json" for row in rows for name in CONFIG.certificate_names(row)]
+
+
+def shown_certificates():
+    """Paths of all certificates behind tables and figures, each once."""
+    rows = [row for table in CONFIG.tables.values() for row in table.rows]
+    for figure in CONFIG.figures.values():
+        if figure.kind != "meaning":  # that is made from draws and records
+            rows += [row for _, row in figure.rows()]
+        if figure.kind == "smoothing":
+            rows += map(CONFIG.without_head, figure.heads)
+    return list(dict.fromkeys(certificates(rows)))
 
 
 def trained_models(rows):

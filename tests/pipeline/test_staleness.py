@@ -193,6 +193,15 @@ def test_script(edited):
         assert edited.planned() == bounds(*ROWS)
 
 
+def test_a_certificate_that_is_gone_is_made_again(edited):
+    path = edited.results / f"bounds/{TOKEN_MEDIUM}.json"
+    aside = path.rename(path.with_suffix(".aside"))
+    try:
+        assert edited.planned() == bounds(TOKEN_MEDIUM)
+    finally:
+        aside.rename(path)
+
+
 def test_touched_but_unchanged_module(edited):
     path = edited.folder / "tokenbounds/scoring.py"
     with restored(path):
