@@ -111,11 +111,7 @@ def certificates(rows):
 def shown_certificates():
     """Paths of all certificates behind tables and figures, each once."""
     rows = [row for table in CONFIG.tables.values() for row in table.rows]
-    for figure in CONFIG.figures.values():
-        if figure.kind != "meaning":  # that is made from draws and records
-            rows += [row for _, row in figure.rows()]
-        if figure.kind == "smoothing":
-            rows += map(CONFIG.without_head, figure.heads)
+    rows += [row for figure in CONFIG.figures.values() for row in CONFIG.shown(figure)]
     return list(dict.fromkeys(certificates(rows)))
 
 

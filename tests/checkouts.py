@@ -18,6 +18,12 @@ import yaml
 from filelock import FileLock
 
 COPIED = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "profiles", "tokenbounds")
+OF_MEDIUM = (  # what becomes of one model, to be removed
+    "models/medium",
+    "messages/medium.levels11.bin",
+    "risk/medium.levels11.text.token",
+    "bounds/medium.levels11.text.token.json",
+)
 TIMEOUT_SECONDS = 600  # of one run; the machine may be busy
 
 # Importing Snakemake takes longer than a dry run does: a process that has it imported forks for each.

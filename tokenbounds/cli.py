@@ -135,8 +135,7 @@ def _plan(options):
     for name in ("teraflops", "teraflops_32"):
         if not 0 < (value := getattr(options, name)) < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {value:g}: expected more than 0")
-    speeds = {name: getattr(options, name) for name in ("teraflops", "teraflops_32", "utilization")}
-    made = Plan(load_config(*options.path), options.vocab_size, **speeds)
+    made = Plan(load_config(*options.path), options.vocab_size, options.teraflops, options.teraflops_32, options.utilization)
     frame = made.rules_frame() if options.rules else made.frame()
     print(frame.to_string(index=False, na_rep="-", float_format="{:,.1f}".format))
     if frame.isna().any(axis=None):

@@ -208,6 +208,13 @@ class Config(Section):
         """A row with the codec that the smoothing head of its own codec is based on."""
         return row.model_copy(update={"codec": [self.codecs[codec].base for codec in row.codec]})
 
+    def shown(self, figure):
+        """Rows whose certificates a figure shows: with smoothing heads also those of the codecs that they are based on."""
+        if figure.kind == "meaning":  # made from draws and records
+            return []
+        rows = [row for _, row in figure.rows()]
+        return rows + [self.without_head(row) for row in rows] if figure.kind == "smoothing" else rows
+
     def candidates(self, certificate):
         """Of how many results a row picks the best, this certificate's among them: they share the draws' part of delta."""
         counts = [len(names) for names in (self.certificate_names(row) for _, row in self.rows()) if certificate in names]

@@ -73,9 +73,7 @@ class Plan:
                 found[name] = shared | self._scores(*entropy.split(".")) | {Job("meaning_figure", (name,))}
                 continue
             models = [model for _, model in figure.models()]
-            jobs = self._certificates(row for _, row in figure.rows()) | _union(map(self._model, models))
-            if figure.kind == "smoothing":
-                jobs |= self._certificates(map(config.without_head, figure.heads))
+            jobs = self._certificates(config.shown(figure)) | _union(map(self._model, models))
             if figure.kind == "recall":
                 jobs |= {Job("recall", (name, model)) for model in models}
             rule = {"size": "figure", "parameters": "figure"}.get(figure.kind, f"{figure.kind}_figure")

@@ -9,14 +9,7 @@ import time
 
 import pytest
 import yaml
-
-MEDIUM = (
-    "models/medium",
-    "messages/medium.levels11.bin",
-    "risk/medium.levels11.text.token",
-    "bounds/medium.levels11.text.token.json",
-    "tables",
-)
+from checkouts import OF_MEDIUM
 
 
 def states(jobs, rule, wildcards):
@@ -79,7 +72,7 @@ def test_jobs_cancelled_killed_out_of_time_and_out_of_memory(slurm, copy, finish
 
 
 def test_killed_head_leaves_jobs_that_the_next_run_cancels(slurm, copy, finished):
-    copy.remove(*MEDIUM)
+    copy.remove(*OF_MEDIUM, "tables")
     copy.change("models.medium.training.steps", 1_000_000)
     with copy.launched() as process:
         copy.wait_for(lambda: copy.checkpoints(), "a checkpoint")
@@ -109,7 +102,7 @@ def test_killed_head_leaves_jobs_that_the_next_run_cancels(slurm, copy, finished
 
 def test_accounting_database_away_for_a_minute(slurm, copy, finished, root):
     """The shipped way of asking, sacct five seconds apart, while a database that answers from squeue's list is away."""
-    copy.remove(*MEDIUM)
+    copy.remove(*OF_MEDIUM, "tables")
     away = copy.folder / "away"
     refusal = "sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection to host:localhost:6819"
     answer = "squeue --states=all --noheader --format='%i|%T' --name"
@@ -133,7 +126,7 @@ def test_accounting_database_away_for_a_minute(slurm, copy, finished, root):
 
 def test_full_disk(slurm, copy, finished):
     """The model's folder is a disk of 64 kB, then a larger one. The jobs run here, without Slurm: it knows nothing of disks."""
-    copy.remove(*MEDIUM)
+    copy.remove(*OF_MEDIUM, "tables")
     disk = copy.results / "models/medium"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)

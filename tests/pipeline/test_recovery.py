@@ -6,11 +6,10 @@ import platform
 import signal
 
 import psutil
+from checkouts import OF_MEDIUM
 
-MEDIUM = "medium.levels11.text.token"
 SHOWN = [f"tables/table2.{suffix}" for suffix in ("csv", "md", "tex")]
 SHOWN += [f"figures/figure1.{suffix}" for suffix in ("csv", "png", "pdf")]
-OF_MEDIUM = ["models/medium", "messages/medium.levels11.bin", f"risk/{MEDIUM}", f"bounds/{MEDIUM}.json", *SHOWN]
 
 
 def checkpoints(checkout):
@@ -22,22 +21,27 @@ def scripts(checkout):
     return [process for process in checkout.processes() if any(".snakemake/scripts/" in part for part in process.cmdline())]
 
 
-def test_killed_in_the_middle_of_training(copy, finished):
-    """`finished` is the same run without interruption."""
-    copy.remove(*OF_MEDIUM)
-    kept = {path: path.stat().st_mtime_ns for name in ("tokens", "models/small") for path in (copy.results / name).rglob("*.*")}
-
+def killed_while_training(copy):
+    """Remove what is of one model, start a run, and kill it when there is a checkpoint; the number of its process."""
+    copy.remove(*OF_MEDIUM, *SHOWN)
     with copy.launched() as process:
         copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         copy.wait_for(lambda: not copy.processes(), "the end of all processes")
+    return process.pid
+
+
+def test_killed_in_the_middle_of_training(copy, finished):
+    """`finished` is the same run without interruption."""
+    kept = {path: path.stat().st_mtime_ns for name in ("tokens", "models/small") for path in (copy.results / name).rglob("*.*")}
+
+    process = killed_while_training(copy)
     assert not list((copy.results / "models/medium").glob("model.safetensors"))
     steps = json.loads(checkpoints(copy)[-1].read_text())["state"]["step"]
     assert 0 < steps < 300
     assert list((copy.folder / ".snakemake/locks").iterdir())
-    half = copy.results / f"figures/.figure4.pdf.{process.pid}.tmp"  # as if one was being drawn
-    half.parent.mkdir(exist_ok=True)
+    half = copy.results / f"figures/.figure4.pdf.{process}.tmp"  # as if one was being drawn
     half.write_text("half")
 
     # How checkpoints are written and how tokens are scored are nobody's result; a null leaves the default.
@@ -62,12 +66,7 @@ def test_killed_in_the_middle_of_training(copy, finished):
 
 def test_killed_and_edited_starts_anew(copy):
     """A checkpoint of other code is not continued, and not kept."""
-    copy.remove(*OF_MEDIUM)
-    with copy.launched() as process:
-        copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        copy.wait_for(lambda: not copy.processes(), "the end of all processes")
+    killed_while_training(copy)
     module = copy.folder / "tokenbounds/models/gpt.py"
     module.write_text(module.read_text() + "# edited\n")
     copy.snakemake("--unlock")
