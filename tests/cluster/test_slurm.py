@@ -46,9 +46,9 @@ def test_jobs_cancelled_killed_out_of_time_and_out_of_memory(slurm, copy, finish
         slurm("scancel", *map(str, small))
 
         # Killed while it writes a checkpoint, and the second time stopped until its time is over.
+        first = copy.wait_for(lambda: copy.script("model=medium"), "the training's process")
         copy.wait_for(lambda: copy.checkpoints(), "a checkpoint")
-        first = copy.script("model=medium")
-        copy.wait_for(lambda: copy.checkpoints(".step-*.tmp"), "a checkpoint that is being written", every=0)
+        copy.wait_for(lambda: is_stopped_while_writing(first, copy), "a checkpoint that is being written", every=0.005)
         first.kill()
         second = copy.wait_for(lambda: (script := copy.script("model=medium")) and script.pid != first.pid and script, "the second attempt")
         copy.wait_for(lambda: "continuing after step" in train_log(copy), "the checkpoint's use")
@@ -142,6 +142,15 @@ def test_full_disk(slurm, copy, finished):
         assert copy.certificates() == finished.certificates()
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def is_stopped_while_writing(script, checkout):
+    """Stop a training, which goes on unless it was writing a checkpoint. Merely looking for the file misses it on a busy machine."""
+    script.suspend()
+    if checkout.checkpoints(".step-*.tmp"):
+        return True
+    script.resume()
+    return False
 
 
 def is_running(job, rule, model):
