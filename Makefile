@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= local
 CORES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart run resume test test-cluster lint format schema coverage deviations clean clean-all
+.PHONY: help quickstart run resume test test-fast test-cluster lint format schema coverage deviations clean clean-all
 
-help:  ## what there is
+help:  ## list targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -18,23 +19,28 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-quickstart: $(VENV)/.ready  ## certified bounds for language models trained on the spot, on real text, without a download
+quickstart: $(VENV)/.ready  ## certify models trained on the spot, on real text, without a download
 	@$(BIN)/python workflow_scripts/launch.py --profile profiles/quickstart
 
-run: $(VENV)/.ready  ## the run of a profile: make run PROFILE=local
+run: $(VENV)/.ready  ## run a profile: make run PROFILE=local
 	@$(BIN)/python workflow_scripts/launch.py --profile profiles/$(PROFILE)
 
-resume: run  ## after anything went wrong: cancels orphaned cluster jobs, removes the lock, goes on (make run does the same)
+resume: run  ## continue after any interruption: cancels orphaned cluster jobs, removes the lock (make run does the same)
 
-test: $(VENV)/.ready  ## all tests but those on a cluster
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
+test: $(VENV)/.ready  ## run all tests except those on a cluster
+	$(PYTEST) -n $(CORES) --durations=20
 
-test-cluster: $(VENV)/.ready  ## tests on a Slurm that is started for them: root, with the Debian packages slurm-wlm and munge
-	TOKENBOUNDS_TEST_CLUSTER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/cluster
+test-fast: $(VENV)/.ready  ## run the tests that need no workflow run and no long computation
+	$(PYTEST) -n $(CORES) -m "not slow" tests/unit
 
-lint: $(VENV)/.ready  ## ruff, snakefmt, snakemake --lint
+test-cluster: $(VENV)/.ready  ## run tests on a Slurm that is started for them: needs root, Debian's slurm-wlm and munge
+	TOKENBOUNDS_TEST_CLUSTER=1 $(PYTEST) -n 2 --durations=20 tests/cluster
+
+lint: $(VENV)/.ready  ## check format, imports between rooms, types and rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
@@ -43,17 +49,17 @@ format: $(VENV)/.ready  ## put all code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
 
-schema: $(VENV)/.ready  ## write docs/config.schema.json from tokenbounds/config.py
-	$(BIN)/python -m tokenbounds.config
+schema: $(VENV)/.ready  ## write docs/config.schema.json from the configuration's classes
+	$(BIN)/python -m tokenbounds.config.load
 
-coverage: $(VENV)/.ready  ## simulations that try to break the bounds: writes docs/validity.md
-	$(BIN)/python workflow_scripts/coverage.py
+coverage: $(VENV)/.ready  ## simulate attempts to break the bounds: writes docs/validity.md
+	$(BIN)/python -m tokenbounds.validation.coverage
 
-deviations: $(VENV)/.ready  ## what each departure from the published code changes on the quickstart: writes docs/deviations/effects.csv
-	$(BIN)/python workflow_scripts/deviations.py
+deviations: $(VENV)/.ready  ## measure each departure from the published code on the quickstart: writes docs/deviations/effects.csv
+	$(BIN)/python -m tokenbounds.validation.deviations
 
 clean:  ## remove the quickstart's results (not .venv, not downloads)
 	rm -rf results/quickstart
 
-clean-all: clean  ## also .venv and Snakemake's own records
+clean-all: clean  ## remove .venv and Snakemake's own records too
 	rm -rf $(VENV) .snakemake *.egg-info

@@ -21,17 +21,27 @@ container: "docker://python:3.11-slim"
 
 include: "rules/common.smk"
 include: "rules/corpus.smk"
+include: "rules/tokens.smk"
 include: "rules/model.smk"
 include: "rules/message.smk"
-include: "rules/risk.smk"
-include: "rules/bound.smk"
-include: "rules/meaning.smk"
-include: "rules/paper.smk"
+include: "rules/scoring.smk"
+include: "rules/certificates.smk"
+include: "rules/memorization.smk"
+include: "rules/downstream.smk"
+include: "rules/reports.smk"
 
 
 rule all:
     default_target: True
     input:
-        expand(f"{RESULTS}/tables/{{table}}.{{suffix}}", table=CONFIG.all_tables, suffix=("csv", "md", "tex")),
-        expand(f"{RESULTS}/figures/{{figure}}.{{suffix}}", figure=CONFIG.figures, suffix=("csv", "pdf", "png")),
-        shown_certificates(),  # so that one which is missing is made again
+        expand(
+            f"{CONFIG.results}/tables/{{table}}.{{suffix}}",
+            table=CONFIG.every_table,
+            suffix=("csv", "md", "tex"),
+        ),
+        expand(
+            f"{CONFIG.results}/figures/{{figure}}.{{suffix}}",
+            figure=CONFIG.figures,
+            suffix=("csv", "pdf", "png"),
+        ),
+        CONFIG.shown_certificates(),  # so that one which is missing is made again

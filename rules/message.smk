@@ -1,13 +1,41 @@
 """Models to coded messages: C(h) is eight times the message's bytes, and everything downstream uses the model decoded from it."""
 
+# What a smoothing head minimises is the bound of the certificate that it is for.
+HEAD_OBJECTIVE = {
+    "delta": CONFIG.delta,
+    "n": CONFIG.sampling.n,
+    "sampling": CONFIG.sampling.mode,
+    "choices_bits": CONFIG.choices_bits(),
+    "bounds_settings": slice_of(CONFIG.bounds, exclude={"candidates", "top_k"}),
+    "seed": CONFIG.seed,
+}
+
+
+def calibrates(wildcards):
+    """Whether a codec runs the model on training tokens, as a number of GPUs."""
+    return int(CONFIG.codecs[wildcards.codec].needs_tokens)
+
+
+def calibration_tokens(wildcards):
+    """The training tokens, for a codec that runs the model on them."""
+    return training_tokens(wildcards) if calibrates(wildcards) else []
+
+
+def base_message(wildcards):
+    """The message of the model that a smoothing head is trained for."""
+    return f"results/{wildcards.run}/messages/{wildcards.model}.{CONFIG.codecs[wildcards.codec].base}.bin"
+
+
+def message_memory(wildcards):
+    """Memory in MB: a checkpoint that was published dense is loaded whole, one of QuIP# never is."""
+    return {"pretrained": 32000, "download_model": 4000}.get(CONFIG.models[wildcards.model].made_by, 8000)
+
 
 rule message:
     input:
         weights="results/{run}/models/{model}/model.safetensors",
         config="results/{run}/models/{model}/config.json",
-        tokens=lambda w: training_tokens(w) if learns(w) else [],
-        learning=lambda w: package("tuning", "training", "corpus", "devices") if learns(w) else [],
-        package=package("coding", "quantize", "lattice", "models/quip", "count_codec", "models/markov", "message", "hypothesis", *MODELS),
+        tokens=calibration_tokens,
     output:
         message="results/{run}/messages/{model}.{codec}.bin",
         sidecar="results/{run}/messages/{model}.{codec}.json",
@@ -16,14 +44,15 @@ rule message:
     benchmark:
         "results/{run}/benchmarks/message/{model}.{codec}.tsv"
     wildcard_constraints:
-        codec=codecs_of("levels", "lattice", "counts"),
+        codec=made_by(CONFIG.codecs, "message"),
     threads: CONFIG.scoring.threads
     resources:
-        mem_mb=scaled(lambda w: 32000 if CONFIG.models[w.model].family == "pretrained" else 8000),
+        mem_mb=scaled(message_memory),
         runtime=scaled(4 * 60),
-        gpu=lambda w: 1 if learns(w) else 0,
+        gpu=calibrates,
     params:
-        codec=lambda w: slice_of(CONFIG.codecs[w.codec]),
+        code=code("codecs.encode", hypotheses=own, preparation=True),
+        options=from_codec(),
         contexts=CONFIG.contexts,
         seed=CONFIG.seed,
     script:
@@ -34,7 +63,6 @@ rule compress:
     input:
         files=published_files,
         index=training_tokens,
-        package=package("published", "compressors", "message", "models/__init__", "models/causal", "models/quip"),
     output:
         message="results/{run}/messages/{model}.{codec}.bin",
         sidecar="results/{run}/messages/{model}.{codec}.json",
@@ -43,14 +71,14 @@ rule compress:
     benchmark:
         "results/{run}/benchmarks/compress/{model}.{codec}.tsv"
     wildcard_constraints:
-        codec=codecs_of("zip"),
+        codec=made_by(CONFIG.codecs, "compress"),
     resources:
-        # A QuIP# checkpoint is never loaded whole; another one is, to check it.
-        mem_mb=scaled(lambda w: 4000 if CONFIG.models[w.model].family == "quip" else 32000),
+        mem_mb=scaled(message_memory),
         runtime=scaled(12 * 60),
     params:
-        model=lambda w: slice_of(CONFIG.models[w.model], exclude={"expected"}),
-        codec=lambda w: slice_of(CONFIG.codecs[w.codec]),
+        code=code("codecs.archive", hypotheses=own),
+        section=from_model(exclude={"expected"}),
+        options=from_codec(),
         contexts=CONFIG.contexts,
     script:
         "../workflow_scripts/compress.py"
@@ -58,9 +86,8 @@ rule compress:
 
 rule alpha_head:
     input:
-        message=lambda w: f"results/{w.run}/messages/{w.model}.{CONFIG.codecs[w.codec].base}.bin",
+        base=base_message,
         index=training_tokens,
-        package=package("head_training", "metrics", "scoring", "corpus", "bounds/[!p]*", *DECODING),
     output:
         message="results/{run}/messages/{model}.{codec}.bin",
         sidecar="results/{run}/messages/{model}.{codec}.json",
@@ -69,19 +96,15 @@ rule alpha_head:
     benchmark:
         "results/{run}/benchmarks/alpha_head/{model}.{codec}.tsv"
     wildcard_constraints:
-        codec=codecs_of("alpha_head"),
+        codec=made_by(CONFIG.codecs, "alpha_head"),
     threads: CONFIG.scoring.threads
     resources:
         mem_mb=scaled(16000),
         runtime=scaled(4 * 60),
         gpu=1,
     params:
-        codec=lambda w: slice_of(CONFIG.codecs[w.codec]),
-        delta=CONFIG.delta,
-        n=CONFIG.sampling.n,
-        sampling=lambda w: CONFIG.sampling.mode,
-        choices_bits=CONFIG.choices_bits(),
-        bounds_settings=slice_of(CONFIG.bounds, exclude={"candidates", "top_k"}),
-        seed=CONFIG.seed,
+        code=code("smoothing.from_message", hypotheses=own),
+        options=from_codec(),
+        objective=HEAD_OBJECTIVE,
     script:
         "../workflow_scripts/alpha_head.py"

@@ -5,6 +5,46 @@ outputs of a job that was cut off, and a killed training continues from its last
 """
 
 
+def training_tokens(wildcards):
+    """The index of the tokens that a model is trained on."""
+    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/train/index.json"
+
+
+def validation_tokens(wildcards):
+    """The index of the tokens that a model is validated on."""
+    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/val/index.json"
+
+
+def training_threads(wildcards):
+    """CPU threads of all processes of a training."""
+    training = CONFIG.models[wildcards.model].training
+    return training.threads * training.processes
+
+
+def training_memory(wildcards, attempt):
+    """Memory of all processes of a training in MB, twice as much from the second attempt on."""
+    return 8000 * CONFIG.models[wildcards.model].training.processes * min(attempt, 2)
+
+
+def start_weights(wildcards):
+    """The weights that a training starts from, where it does not start anew."""
+    start = getattr(CONFIG.models[wildcards.model], "start_from", None)
+    return [f"results/{wildcards.run}/models/{start}/model.safetensors"] if start else []
+
+
+def published_files(wildcards):
+    """The manifest of a published model's download, or the files of its folder, config.json first."""
+    model = CONFIG.models[wildcards.model]
+    if model.hub:
+        return [f"resources/models/{wildcards.model}/download.json"]
+    weights = [
+        path
+        for pattern in ("*.safetensors", "*.safetensors.index.json")
+        for path in matching_files(f"{model.folder}/{pattern}")
+    ]
+    return [f"{model.folder}/config.json", *weights]
+
+
 localrules:
     download_model,
 
@@ -12,11 +52,8 @@ localrules:
 rule train:
     input:
         train=training_tokens,
-        start=lambda w: (
-            f"results/{w.run}/models/{start}/model.safetensors" if (start := getattr(CONFIG.models[w.model], "start_from", None)) else []
-        ),
-        val=lambda w: f"results/{w.run}/tokens/{CONFIG.models[w.model].corpus}/val/index.json",
-        package=package("training", "checkpoints", "corpus", "devices", *MODELS),
+        start=start_weights,
+        val=validation_tokens,
     output:
         weights="results/{run}/models/{model}/model.safetensors",
         config="results/{run}/models/{model}/config.json",
@@ -27,16 +64,17 @@ rule train:
     benchmark:
         "results/{run}/benchmarks/train/{model}.tsv"
     wildcard_constraints:
-        model=models_of("gpt", "transformers"),
-    threads: lambda w: CONFIG.models[w.model].training.threads * CONFIG.models[w.model].training.processes
+        model=made_by(CONFIG.models, "train"),
+    threads: training_threads
     resources:
-        mem_mb=lambda w, attempt: 8000 * CONFIG.models[w.model].training.processes * min(attempt, 2),
+        mem_mb=training_memory,
         # Not scaled: a retry continues from the last checkpoint, and there may be many.
         runtime="7d",
-        gpu=lambda w: CONFIG.models[w.model].training.processes,
+        gpu=from_model("training.processes"),
     params:
         # How often a checkpoint is written changes no weight, so it neither makes a model stale nor a checkpoint useless.
-        model=lambda w: slice_of(CONFIG.models[w.model], exclude={"training": {"checkpoint_minutes"}}),
+        code=code("training.job", hypotheses=own),
+        section=from_model(exclude={"training": {"checkpoint_minutes"}}),
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/train.py"
@@ -45,7 +83,6 @@ rule train:
 rule markov:
     input:
         index=training_tokens,
-        package=package("models/markov", "models/__init__", "count_codec", "corpus", "streams"),
     output:
         weights="results/{run}/models/{model}/model.safetensors",
         config="results/{run}/models/{model}/config.json",
@@ -54,12 +91,13 @@ rule markov:
     benchmark:
         "results/{run}/benchmarks/markov/{model}.tsv"
     wildcard_constraints:
-        model=models_of("markov"),
+        model=made_by(CONFIG.models, "markov"),
     resources:
         mem_mb=scaled(8000),
         runtime=scaled(60),
     params:
-        model=lambda w: slice_of(CONFIG.models[w.model]),
+        code=code("models.markov"),
+        section=from_model(),
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/markov.py"
@@ -73,11 +111,11 @@ rule download_model:
     benchmark:
         "resources/benchmarks/download_model/{model}.tsv"
     wildcard_constraints:
-        model=models_of(*PUBLISHED),
+        model=made_by(CONFIG.models, "pretrained", "download_model"),
     retries: 3
     params:
-        repository=lambda w: CONFIG.models[w.model].hub,
-        revision=lambda w: CONFIG.models[w.model].revision,
+        repository=from_model("hub"),
+        revision=from_model("revision"),
         repository_type="model",
         weights=True,
     script:
@@ -88,7 +126,6 @@ rule pretrained:
     input:
         files=published_files,
         index=training_tokens,
-        package=package("models/__init__", "models/causal"),
     output:
         weights="results/{run}/models/{model}/model.safetensors",
         config="results/{run}/models/{model}/config.json",
@@ -97,11 +134,12 @@ rule pretrained:
     benchmark:
         "results/{run}/benchmarks/pretrained/{model}.tsv"
     wildcard_constraints:
-        model=models_of("pretrained"),
+        model=made_by(CONFIG.models, "pretrained"),
     resources:
         mem_mb=scaled(16000),
         runtime=scaled(2 * 60),
     params:
-        model=lambda w: slice_of(CONFIG.models[w.model], exclude={"expected"}),
+        code=code("models.pretrained"),
+        section=from_model(exclude={"expected"}),
     script:
         "../workflow_scripts/pretrained.py"

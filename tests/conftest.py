@@ -23,7 +23,8 @@ def workers_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shared():
-    """Reference vectors and small real data beside the checkout; tests that need them are skipped where they are absent."""
+    """Reference vectors and small real data beside the checkout; tests that need them are skipped where they
+    are absent."""
     folder = ROOT.parent / "shared"
     if not (folder / "vectors").is_dir():
         pytest.skip("reference data (../shared) is not beside the checkout")

@@ -3,4 +3,4 @@
 Importing the package is cheap: nothing here loads torch. See ``docs/theory.md`` for the mathematics and ``README.md`` for the pipeline.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

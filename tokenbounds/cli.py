@@ -1,16 +1,20 @@
 """`tokenbounds verify | bound | show | plan`."""
 
 import argparse
+import contextlib
 import math
 import sys
+import threading
 
 import pandas as pd
 
-from tokenbounds import __version__, bounds, certificate
-from tokenbounds.config import load_config
+from tokenbounds import __version__, bounds, planning
+from tokenbounds.certificates.describe import describe_certificate
+from tokenbounds.certificates.files import read_certificate
+from tokenbounds.certificates.verify import verify_certificate
+from tokenbounds.config.load import load_config
 from tokenbounds.errors import InputError
-from tokenbounds.inventory import COUNTS, models_frame
-from tokenbounds.plan import A100_TERAFLOPS, A100_TERAFLOPS_32, UTILIZATION, Plan
+from tokenbounds.planning import A100_TERAFLOPS, A100_TERAFLOPS_32, COUNTS, UTILIZATION, models_frame
 
 
 def main(arguments=None):
@@ -46,15 +50,36 @@ def main(arguments=None):
     show.add_argument("--vocab-size", type=int, help="of the models of a configuration whose tokens are not made yet")
     show.set_defaults(run=_show)
 
-    planned = commands.add_parser("plan", help="jobs, GPU hours and bytes of each table and figure of a configuration, before it runs")
-    planned.add_argument("path", nargs="+", help="config.yaml and its overlays")
-    planned.add_argument("--vocab-size", type=int, default=50257, help="of corpora whose tokens are not made yet (default GPT-2's 50257)")
-    planned.add_argument(
-        "--teraflops", type=float, default=A100_TERAFLOPS, help=f"of one GPU in training (default an A100's {A100_TERAFLOPS:g})"
+    planned = commands.add_parser(
+        "plan",
+        help="jobs, GPU hours and bytes of each table and figure of a configuration, before it runs",
+        description="Estimate what a run takes, from the jobs that Snakemake lists for it: this needs a "
+        "checkout with the Snakefile. Relative paths in the configuration start at the working directory.",
     )
-    planned.add_argument("--utilization", type=float, default=UTILIZATION, help=f"part of it that training reaches (default {UTILIZATION})")
+    planned.add_argument("path", nargs="+", help="config.yaml and its overlays")
     planned.add_argument(
-        "--teraflops-32", type=float, default=A100_TERAFLOPS_32, help=f"of one GPU in float32, for scoring (default {A100_TERAFLOPS_32:g})"
+        "--vocab-size",
+        type=int,
+        default=50257,
+        help="of corpora whose tokens are not made yet (default GPT-2's 50257)",
+    )
+    planned.add_argument(
+        "--teraflops",
+        type=float,
+        default=A100_TERAFLOPS,
+        help=f"of one GPU in training (default an A100's {A100_TERAFLOPS:g})",
+    )
+    planned.add_argument(
+        "--utilization",
+        type=float,
+        default=UTILIZATION,
+        help=f"part of it that training reaches (default {UTILIZATION})",
+    )
+    planned.add_argument(
+        "--teraflops-32",
+        type=float,
+        default=A100_TERAFLOPS_32,
+        help=f"of one GPU in float32, for scoring (default {A100_TERAFLOPS_32:g})",
     )
     planned.add_argument("--rules", action="store_true", help="by rule, for all tables and figures together")
     planned.set_defaults(run=_plan)
@@ -72,7 +97,7 @@ def _verify(options):
     for path in options.certificate:
         held = True
         try:
-            for check in certificate.verify(path, rescore=options.rescore):
+            for check in verify_certificate(path, rescore=options.rescore):
                 print(f"{'ok  ' if check.held else 'FAIL'} {check.name}: {check.detail}")
                 held &= check.held
         except InputError as error:
@@ -121,12 +146,24 @@ def _show(options):
         return 0
     for path in options.path:
         try:
-            print(certificate.describe(certificate.read(path)))
+            print(describe_certificate(read_certificate(path)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: not a whole certificate ({type(error).__name__}: {error})") from None
     return 0
+
+
+@contextlib.contextmanager
+def _note_when_slow(note, seconds=2.0):
+    """Say on a terminal what goes on, once it has lasted so long."""
+    timer = threading.Timer(seconds, print, [f"{note} ..."], {"file": sys.stderr})
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _plan(options):
@@ -135,8 +172,13 @@ def _plan(options):
     for name in ("teraflops", "teraflops_32"):
         if not 0 < (value := getattr(options, name)) < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {value:g}: expected more than 0")
-    made = Plan(load_config(*options.path), options.vocab_size, options.teraflops, options.teraflops_32, options.utilization)
-    frame = made.rules_frame() if options.rules else made.frame()
+    config = load_config(*options.path)
+    costs = planning.Costs(
+        config, options.vocab_size, options.teraflops, options.teraflops_32, options.utilization
+    )
+    with _note_when_slow("Snakemake lists the jobs; for thousands of them it takes about 15 s"):
+        graph = planning.list_jobs(*options.path)
+        frame = planning.by_rule(graph, costs) if options.rules else planning.by_output(config, graph, costs)
     print(frame.to_string(index=False, na_rep="-", float_format="{:,.1f}".format))
     if frame.isna().any(axis=None):
         print("-: sizes that the key `expected` of corpora and published models would give", file=sys.stderr)

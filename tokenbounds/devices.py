@@ -1,4 +1,4 @@
-"""The device a computation runs on, and its compute type, chosen by a short measurement and not by the device's name."""
+"""Devices: the device of a computation and its compute type, chosen by a short measurement of its speed."""
 
 import time
 
@@ -6,11 +6,21 @@ import torch
 
 from tokenbounds.errors import InputError
 
-_SPEEDUP = 1.5  # bfloat16 gives away 16 bits: take it where it clearly pays, and not where a noisy timing happens to favour it
+# bfloat16 loses 16 bits of precision: the speedup must be clear, not the noise of a timing
+_SPEEDUP = 1.5
 
 
 def choose_device(requested="auto"):
-    """The torch device `requested`, or for ``"auto"`` the first GPU, the CPU if there is none.
+    """Choose the torch device `requested`; ``"auto"`` means the first GPU, or the CPU if there is none.
+
+    Parameters
+    ----------
+    requested : str
+        Name of a torch device, or ``"auto"``.
+
+    Returns
+    -------
+    torch.device
 
     Raises
     ------
@@ -24,12 +34,15 @@ def choose_device(requested="auto"):
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition(". ")[0].splitlines()[0]
-        raise InputError(f"device '{requested}' cannot be used ({reason:.100}); expected auto or a torch device that is present") from None
+        expected = "expected auto or a torch device that is present"
+        raise InputError(f"device '{requested}' cannot be used ({reason:.100}); {expected}") from None
     return device
 
 
 def choose_dtype(device, requested="auto"):
-    """Compute type on `device`: as requested; for ``"auto"`` bfloat16 if that makes a matrix product 1.5 times as fast, else float32."""
+    """Choose the compute type on `device`: float32 or bfloat16.
+
+    ``"auto"`` means bfloat16 if it makes a matrix product 1.5 times as fast, else float32."""
     if requested != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[requested]
     faster = matmul_seconds(device, torch.float32) >= _SPEEDUP * matmul_seconds(device, torch.bfloat16)
@@ -37,10 +50,11 @@ def choose_dtype(device, requested="auto"):
 
 
 def matmul_seconds(device, dtype):
-    """Seconds for one square matrix product, 192 wide on a CPU (50 ms even at .3 GFLOP/s), 4096 on a GPU.
+    """Measure the seconds of one square matrix product: 192 wide on a CPU, 4096 on a GPU.
 
-    The least of a fifth of a second of repetitions, three at least: on a busy machine most of them measure the other processes.
-    """
+    The product is repeated for a fifth of a second, three times at least, and the least time counts, because
+    on a busy machine most times include other processes. On a CPU one product takes 50 ms even at .3
+    GFLOP/s."""
     size = 192 if device.type == "cpu" else 4096
     a = torch.ones(size, size, device=device, dtype=dtype)
     times = []

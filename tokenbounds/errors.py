@@ -2,8 +2,8 @@
 
 
 class InputError(ValueError):
-    """Something given to tokenbounds is not as it must be.
+    """An input of tokenbounds (a file, a key of the configuration, an argument) is wrong.
 
-    The message is one line that names the file (or key), the value found and what was expected. Scripts and the command line print it
-    without a traceback and exit with status 1; any other exception is a defect and keeps its traceback.
-    """
+    The message is one line that names the file (or key), the value and the expected value. Scripts and the
+    command line print it without a traceback and exit with status 1; any other exception is a defect and
+    keeps its traceback."""

@@ -1,18 +1,16 @@
-"""Compute one certificate from its message, index, draws and records."""
+"""Compute all bounds of one record set and write the certificate."""
 
 from pathlib import Path
 
-from common import job
+from common import script
 
-from tokenbounds.certificate import make, write
+from tokenbounds.certificates.files import write_certificate
+from tokenbounds.certificates.make import make_certificate
 
 
-def main(certificate, parts, delta, bounds, choices_bits):
-    """Write the certificate; its name and place say what it is computed from."""
+@script
+def main(certificate, records, delta, bounds, choices_bits):
+    """Write the certificate; its path says which message, corpus and sampling it is about."""
     path = Path(certificate)
-    write(path, make(path.parent.parent, path.stem, delta=delta, settings=bounds, choices_bits=choices_bits, parts=parts))
-
-
-if __name__ == "__main__":
-    with job(snakemake):
-        main(snakemake.output.certificate, len(snakemake.input.records), **snakemake.params)
+    run, settings = path.parent.parent, {"delta": delta, "settings": bounds, "choices_bits": choices_bits}
+    write_certificate(path, make_certificate(run, path.stem, parts=len(records), **settings))

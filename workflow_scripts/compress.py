@@ -1,29 +1,18 @@
-"""Measure what a compressor makes of a published checkpoint, and write the frame of its message."""
+"""Compress a published checkpoint to measure the message's length, and write the message's frame."""
 
-from common import job, published_folder
+from common import script
 
-from tokenbounds.files import provenance, read_json, sha256_file, write_json
-from tokenbounds.hypothesis import complexity_bits, write_message
-from tokenbounds.published import zip_message
-
-
-def main(files, index, message, sidecar, *, model, codec, contexts):
-    """Write the frame; the sidecar says where the files are, and what each compressor that was tried made of them."""
-    folder = published_folder(files, model)
-    tokens = {key: read_json(index)[key] for key in ("vocab_size", "eot_id")}
-    frame, record = zip_message(folder, codec, model, tokens, contexts)
-    decoded = write_message(message, frame)
-    bits = complexity_bits(message, decoded)
-    facts = {"message_bytes": bits // 8, "message_bits": bits, "sha256": sha256_file(message), "folder": folder, **record}
-    write_json(sidecar, provenance({"model": model, "codec": codec, "contexts": contexts}, **facts))
+from tokenbounds.codecs.archive import zip_message
+from tokenbounds.codecs.encode import write_with_sidecar
+from tokenbounds.io.files import read_json
+from tokenbounds.io.hub import downloaded_folder
 
 
-if __name__ == "__main__":
-    with job(snakemake):
-        main(
-            snakemake.input.files[0],
-            snakemake.input.index,
-            snakemake.output.message,
-            snakemake.output.sidecar,
-            **snakemake.params,
-        )
+@script
+def main(files, index, message, sidecar, section, options, contexts):
+    """Write the frame; the sidecar names the folder of the files and the size from each compressor tried."""
+    folder, tokens = downloaded_folder(files[0]), read_json(index)
+    tokens = {key: tokens[key] for key in ("vocab_size", "eot_id")}
+    frame, record = zip_message(folder, options, section, tokens, contexts)
+    config = {"model": section, "codec": options, "contexts": contexts}
+    write_with_sidecar(message, sidecar, frame, config, folder=folder, **record)

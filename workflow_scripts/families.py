@@ -1,15 +1,11 @@
-"""Make the documents of a corpus of antibodies: clonal families."""
+"""Write the documents of a corpus of antibodies: clonal families."""
 
-from common import job
+from common import script
 
-from tokenbounds.antibodies import write_families
+from tokenbounds.corpus.synthetic.antibodies import write_families
 
 
-def main(output, options, seed, corpus_name):
+@script
+def main(documents, sidecar, options, seed, corpus):
     """Write families.jsonl and its sidecar."""
-    write_families(output.documents, output.sidecar, options, seed, corpus_name)
-
-
-if __name__ == "__main__":
-    with job(snakemake):
-        main(snakemake.output, corpus_name=snakemake.wildcards.corpus, **snakemake.params)
+    write_families(documents, sidecar, options, seed, corpus)

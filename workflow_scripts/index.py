@@ -2,16 +2,12 @@
 
 from pathlib import Path
 
-from common import job
+from common import script
 
-from tokenbounds.corpus import build_index
+from tokenbounds.corpus.store import build_index
 
 
+@script
 def main(index, sidecars):
     """Write index.json and ends.bin."""
     build_index(sidecars, Path(index).parent)
-
-
-if __name__ == "__main__":
-    with job(snakemake):
-        main(snakemake.output.index, snakemake.input.sidecars)

@@ -1,12 +1,14 @@
-"""Run Snakemake so that one command is enough, whatever happened before: `make quickstart`, `make run` and `make resume` call this.
+"""Run Snakemake so that one command is enough, also after a run was cut off.
 
-A run that was killed leaves a lock behind, and on a cluster jobs that go on without it. They are cancelled and the lock is removed when no
-Snakemake works in this checkout any more. Half-written files are removed and incomplete outputs made again (the profiles say
-rerun-incomplete). At the end the tables are printed, or the errors repeated, one line each.
+`make quickstart`, `make run` and `make resume` call it.
 
-Only processes of this machine are seen. A run leaves a note of its machine while it lasts, so that on a file system that several share none
-is taken for dead because it works on another.
-"""
+A killed run leaves a lock behind, and on a cluster jobs that go on without it. If no Snakemake works in this
+checkout any more, these jobs are cancelled and the lock is removed. Half-written files are removed and
+incomplete outputs made again (the profiles say rerun-incomplete). At the end the tables are printed, or the
+errors repeated, one line each.
+
+Only processes of this machine are seen. While it lasts, a run therefore leaves a note of its machine, so that
+a launcher on another machine with the same file system does not take it for dead."""
 
 import argparse
 import os
@@ -23,9 +25,9 @@ from pathlib import Path
 import psutil
 from common import is_snakemake
 
-from tokenbounds.config import load_config
+from tokenbounds.config.load import load_config
 from tokenbounds.errors import InputError
-from tokenbounds.files import remove_temporaries
+from tokenbounds.io.files import remove_temporaries
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = Path(".snakemake")
@@ -35,39 +37,50 @@ CANCEL_SECONDS = 600  # a node needs a while to end a job's processes
 
 
 class Refused(Exception):
-    """Why nothing was started, in one line."""
+    """Reason in one line for starting nothing."""
 
 
 def running(heads_only=False):
-    """Process numbers of the Snakemake runs whose working directory is this checkout, or only of those that started the others."""
-    found = []
+    """List the process numbers of the Snakemake runs whose working directory is this checkout.
+
+    With `heads_only`, leave out those that other runs started."""
+    numbers = []
     for process in psutil.process_iter():
         try:
-            if is_snakemake(process) and Path(process.cwd()) == ROOT and not (heads_only and "--mode" in process.cmdline()):
-                found.append(process.pid)
+            if (
+                is_snakemake(process)
+                and Path(process.cwd()) == ROOT
+                and not (heads_only and "--mode" in process.cmdline())
+            ):
+                numbers.append(process.pid)
         except psutil.Error:
             continue
-    return found
+    return numbers
 
 
 def slurm_jobs():
-    """Numbers of this user's Slurm jobs, queued or not quite gone, that Snakemake submitted from this checkout.
+    """List the numbers of this user's Slurm jobs, not yet ended, that Snakemake submitted from this checkout.
 
-    Their name ends with the UUID of their run. Others stay: the user's own, and one that this very command may run in.
-    """
+    The name of such a job ends with the UUID of its run. The user's other jobs are left alone, among them one
+    that this very command may run in."""
     command = ["squeue", "--me", "--noheader", "--format=%i|%j|%Z"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         raise Refused("squeue gives no answer; jobs of an earlier run may still be there") from None
     if done.returncode:
-        raise Refused(f"squeue gives no list of jobs ({done.stderr.strip():.200}); some of an earlier run may still be there")
+        left = "some of an earlier run may still be there"
+        raise Refused(f"squeue gives no list of jobs ({done.stderr.strip():.200}); {left}")
     lines = (line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
-    return [number for number, name, folder in lines if RUN_UUID.search(name) and Path(folder).resolve() == ROOT]
+    return [
+        number for number, name, folder in lines if RUN_UUID.search(name) and Path(folder).resolve() == ROOT
+    ]
 
 
 def cancel_slurm_jobs():
-    """Cancel the jobs that a run which ended left behind, and wait until their processes are gone: two must not write the same file."""
+    """Cancel the jobs that a killed run left behind, and wait until their processes are gone.
+
+    A new job must not write a file that an old one still writes."""
     if not (STATE / "slurm_logs").exists() or shutil.which("squeue") is None or not (orphans := slurm_jobs()):
         return
     print(f"a run was cut off here: cancelling its Slurm jobs {', '.join(orphans)}")
@@ -75,14 +88,16 @@ def cancel_slurm_jobs():
     end = time.monotonic() + CANCEL_SECONDS
     while left := slurm_jobs():
         if time.monotonic() > end:
-            raise Refused(f"the Slurm jobs {', '.join(left)} of an earlier run were cancelled and do not end; ask what their node is doing")
+            jobs = f"the Slurm jobs {', '.join(left)} of an earlier run"
+            raise Refused(f"{jobs} were cancelled and do not end; ask what their node is doing")
         time.sleep(2)
 
 
 def clear(snakemake):
-    """Make way for a run: nothing of an earlier one may be at work, and its lock goes. Raises `Refused`."""
+    """Remove the jobs and the lock of an earlier run; raise `Refused` if one is still at work."""
     if HOST_NOTE.exists() and (host := HOST_NOTE.read_text(encoding="utf-8")) != platform.node():
-        raise Refused(f"a run was started on {host} and has not ended; end it there, or if that machine is gone remove {ROOT / HOST_NOTE}")
+        advice = f"end it there, or if that machine is gone remove {ROOT / HOST_NOTE}"
+        raise Refused(f"a run was started on {host} and has not ended; {advice}")
     if not running(heads_only=True):
         cancel_slurm_jobs()
     if others := running():
@@ -94,14 +109,16 @@ def clear(snakemake):
 
 
 def config_files(profile):
-    """The configuration that a profile runs: config.yaml and the profile's overlay, if it has one."""
+    """List the files of a profile's configuration: config.yaml and the profile's overlay, if it has one."""
     overlay = Path(profile) / "config.yaml"
     return [path for path in (Path("config.yaml"), overlay) if path.exists()]
 
 
 def main(arguments=None):
-    """Launch; returns Snakemake's exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Launch Snakemake and return its exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--profile", required=True, help="folder of the Snakemake profile")
     options, more = parser.parse_known_args(arguments)
     os.chdir(ROOT)
@@ -121,8 +138,10 @@ def main(arguments=None):
     HOST_NOTE.write_text(platform.node(), encoding="utf-8")
     # In the checkout, where jobs on other machines can write to it.
     with tempfile.NamedTemporaryFile("r", prefix="errors-", suffix=".txt", dir=STATE) as errors:
-        process = subprocess.Popen(snakemake, env={**os.environ, "TOKENBOUNDS_ERRORS": str(ROOT / errors.name)})
-        # Ctrl-C reaches Snakemake too, which then ends its jobs and unlocks: that takes its time.
+        process = subprocess.Popen(
+            snakemake, env={**os.environ, "TOKENBOUNDS_ERRORS": str(ROOT / errors.name)}
+        )
+        # Ctrl-C reaches Snakemake too, which then ends its jobs and unlocks: wait for it.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             status = process.wait()
@@ -131,20 +150,23 @@ def main(arguments=None):
             HOST_NOTE.unlink(missing_ok=True)
         lines = list(dict.fromkeys(errors.read().splitlines()))
     if status:
-        print("\n".join(["", *lines]) if lines else f"error: snakemake ended with status {status}", file=sys.stderr)
+        print(
+            "\n".join(["", *lines]) if lines else f"error: snakemake ended with status {status}",
+            file=sys.stderr,
+        )
     elif not any(option in more for option in ("-n", "--dry-run", "--dryrun")):
         show(config)
     return status
 
 
 def show(config):
-    """Print the tables and where everything is."""
+    """Print the tables and the paths of all results."""
     results = Path("results") / config.run
-    tables = [results / "tables" / f"{name}.md" for name in config.all_tables]
-    for path in filter(Path.exists, tables):  # a run of some targets only makes some
+    tables = [results / "tables" / f"{name}.md" for name in config.every_table]
+    for path in filter(Path.exists, tables):  # a run of some targets makes only some tables
         print(f"\n{path.read_text(encoding='utf-8')}")
     print("Results:")
-    for name in config.all_tables:
+    for name in config.every_table:
         print(f"  {name:14} {results}/tables/{name}.md  .csv  .tex")
     for name in config.figures:
         print(f"  {name:14} {results}/figures/{name}.png  .pdf  .csv")

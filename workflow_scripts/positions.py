@@ -2,25 +2,16 @@
 
 from pathlib import Path
 
-from common import job
+from common import script
 
-from tokenbounds.corpus import CorpusIndex, write_positions
-from tokenbounds.sections import Sampling
+from tokenbounds.config.schema import Sampling
+from tokenbounds.corpus.sampling import write_positions
+from tokenbounds.corpus.store import CorpusIndex
 
 
-def main(draws, index, sampling, seed, name):
+@script
+def main(draws, index, scheme, seed, corpus):
     """Write the draws and their sidecar."""
-    # The context length does not decide the draws, so it is not among the parameters; the widest satisfies the section's own check.
-    section = Sampling.model_validate({**sampling, "context_length": max(1, sampling.get("window", 1))})
-    write_positions(draws, CorpusIndex(Path(index).parent), section, seed, name)
-
-
-if __name__ == "__main__":
-    with job(snakemake):
-        main(
-            snakemake.output.draws,
-            snakemake.input.index,
-            snakemake.params.sampling,
-            snakemake.params.seed,
-            snakemake.wildcards.corpus,
-        )
+    # The context length does not decide the draws, so it is no param; the window meets the section's check.
+    section = Sampling.model_validate({**scheme, "context_length": max(1, scheme.get("window", 1))})
+    write_positions(draws, CorpusIndex(Path(index).parent), section, seed, corpus)

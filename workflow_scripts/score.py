@@ -3,46 +3,20 @@
 from pathlib import Path
 
 import torch
-from common import job
+from common import script
 
-from tokenbounds.config import parse_config
-from tokenbounds.gate import check_gate
-from tokenbounds.records import score_part
-
-
-def main(message, draws, index, records, sidecar, *, name, sampling, part, parts, seed, scoring, gate=None, accept_bad=False):
-    """Write the records of draws of this part, and how far a second scoring in another batch shape differs."""
-    torch.set_num_threads(scoring.threads)
-    if gate:
-        check_gate(gate, accept_bad, name)
-    score_part(
-        message,
-        draws,
-        Path(index).parent,
-        records,
-        sidecar,
-        name=name,
-        sampling=sampling,
-        part=part,
-        parts=parts,
-        seed=seed,
-        batch_tokens=scoring.batch_tokens,
-        device=scoring.device,
-    )
+from tokenbounds.scoring.parts import score_part
+from tokenbounds.scoring.sanity_check import check_passed
 
 
-if __name__ == "__main__":
-    with job(snakemake):
-        w, config = snakemake.wildcards, parse_config(snakemake.config)
-        main(
-            *(snakemake.input[key] for key in ("message", "draws", "index")),
-            *(snakemake.output[key] for key in ("records", "sidecar")),
-            name=f"{w.model}.{w.codec}",
-            sampling=w.sampling,
-            part=int(w.part),
-            **snakemake.params,
-            # How a job is executed changes rounding only, so it is not among the parameters that make records stale.
-            scoring=config.scoring,
-            gate=snakemake.input.gate,
-            accept_bad=config.accept_bad_models,
-        )
+@script
+def main(
+    message, draws, index, records, sidecar, model, codec, sampling, part, parts, seed, sanity_check, config
+):
+    """Write the records of this part's draws; the sidecar compares them with another batch shape."""
+    torch.set_num_threads(config.scoring.threads)
+    if sanity_check:
+        check_passed(sanity_check, config.accept_bad_models, f"{model}.{codec}")
+    options = {"name": f"{model}.{codec}", "sampling": sampling, "part": int(part), "parts": parts}
+    execution = {"batch_tokens": config.scoring.batch_tokens, "device": config.scoring.device}
+    score_part(message, draws, Path(index).parent, records, sidecar, seed=seed, **options, **execution)

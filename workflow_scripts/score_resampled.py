@@ -1,29 +1,23 @@
-"""Score the evaluated models of a figure on resampled tokens and on downstream corpora, one model after the other."""
+"""Score the evaluated models on resampled tokens, and on drawn tokens of the downstream corpora."""
 
 from pathlib import Path
 
 import torch
-from common import job
+from common import script
 
-from tokenbounds.config import parse_config
-from tokenbounds.resampling import write_scores
+from tokenbounds.experiments.downstream import write_scores
 
 
-def main(inputs, scores, *, scoring, **options):
-    """Write the scores of all models."""
+@script
+def main(input, scores, models, corpora, sampling, contexts, tokens, *, scoring):
+    """Write the scores of all models to one file."""
     torch.set_num_threads(scoring.threads)
-    downstream = zip(
-        options.pop("corpora"),
-        inputs.downstream_draws,
-        [Path(index).parent for index in inputs.downstream_indices],
-        inputs.downstream_tokenizers,
-        strict=True,
+    folders = [Path(index).parent for index in input.downstream_indices]
+    downstream = list(zip(corpora, input.downstream_draws, folders, input.downstream_tokenizers, strict=True))
+    evaluated = list(zip(models, input.messages, input.tokenizers, strict=True))
+    options = {"sampling": sampling, "draws": contexts, "tokens": tokens}
+    execution = {"batch_tokens": scoring.batch_tokens, "device": scoring.device}
+    store = Path(input.index).parent
+    write_scores(
+        scores, evaluated, input.resampled, store, input.tokenizer, downstream, **options, **execution
     )
-    facts = {"batch_tokens": scoring.batch_tokens, "device": scoring.device}
-    models = list(zip(options.pop("models"), inputs.messages, inputs.tokenizers, strict=True))
-    write_scores(scores, models, inputs.resampled, Path(inputs.index).parent, inputs.tokenizer, list(downstream), **options, **facts)
-
-
-if __name__ == "__main__":
-    with job(snakemake):
-        main(snakemake.input, snakemake.output.scores, **snakemake.params, scoring=parse_config(snakemake.config).scoring)

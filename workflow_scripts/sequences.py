@@ -1,15 +1,11 @@
-"""Make the documents of a corpus of integer sequences."""
+"""Write the documents of a corpus of integer sequences."""
 
-from common import job
+from common import script
 
-from tokenbounds.sequences import write_sequences
+from tokenbounds.corpus.synthetic.integer_sequences import write_sequences
 
 
-def main(documents, options, seed, corpus_name):
+@script
+def main(documents, options, seed, corpus):
     """Write sequences.jsonl."""
-    write_sequences(documents, options, seed, corpus_name)
-
-
-if __name__ == "__main__":
-    with job(snakemake):
-        main(snakemake.output.documents, corpus_name=snakemake.wildcards.corpus, **snakemake.params)
+    write_sequences(documents, options, seed, corpus)

@@ -2,25 +2,14 @@
 
 from pathlib import Path
 
-from common import job
+from common import script
 
-from tokenbounds.sections import Corpus
-from tokenbounds.tokenize import tokenize_shard
+from tokenbounds.config.schema import Corpus
+from tokenbounds.corpus.shards import tokenize_shard
 
 
-def main(tokens, manifest, roles, tokenizer, corpus, shard, processes):
+@script
+def main(tokens, manifest, roles, tokenizer, section, shard, threads):
     """Write {shard}.bin, .ends.bin and .json of both splits."""
-    tokenize_shard(Corpus.model_validate(corpus), manifest, roles, tokenizer, shard, Path(tokens).parent.parent, processes)
-
-
-if __name__ == "__main__":
-    with job(snakemake):
-        main(
-            snakemake.output.tokens,
-            snakemake.input.manifest,
-            snakemake.input.roles,
-            snakemake.input.tokenizer,
-            snakemake.params.corpus,
-            int(snakemake.wildcards.shard),
-            snakemake.threads,
-        )
+    folder = Path(tokens).parent.parent
+    tokenize_shard(Corpus.model_validate(section), manifest, roles, tokenizer, int(shard), folder, threads)

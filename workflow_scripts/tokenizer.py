@@ -1,15 +1,16 @@
 """Train, copy or convert a corpus's tokenizer."""
 
-from common import job
+from common import script
 
-from tokenbounds.files import read_json
-from tokenbounds.sections import Corpus
-from tokenbounds.tokenize import prepare_tokenizer, training_documents
+from tokenbounds.config.schema import Corpus
+from tokenbounds.corpus.tokenizers import prepare_tokenizer, training_documents
+from tokenbounds.io.files import read_json
 
 
-def main(folder, files, manifest, roles, corpus):
+@script
+def main(folder, files, manifest, roles, section):
     """Write the tokenizer's folder; for a hub tokenizer, `files` holds the download's manifest."""
-    section = Corpus.model_validate(corpus)
+    section = Corpus.model_validate(section)
     prepare_tokenizer(
         section,
         folder,
@@ -17,14 +18,3 @@ def main(folder, files, manifest, roles, corpus):
         hub_files=read_json(files[0])["files"] if section.tokenizer.hub else None,
         other=files[0] if section.tokenizer.corpus else None,
     )
-
-
-if __name__ == "__main__":
-    with job(snakemake):
-        main(
-            snakemake.output.folder,
-            snakemake.input.files,
-            snakemake.input.manifest,
-            snakemake.input.roles,
-            snakemake.params.corpus,
-        )

@@ -1,7 +1,8 @@
-"""A Slurm on this machine and a finished run through it, made once; tests that break something get a copy of that run.
+"""A Slurm on this machine and a finished run through it, made once; tests that break something get a copy of
+that run.
 
-Starting the daemons writes to /etc/slurm, so it is done only on request: TOKENBOUNDS_TEST_CLUSTER=1, which `make test-cluster` sets.
-"""
+Starting the daemons writes to /etc/slurm, so it is done only on request: TOKENBOUNDS_TEST_CLUSTER=1, which
+`make test-cluster` sets."""
 
 import json
 import os
@@ -10,9 +11,9 @@ import shutil
 import psutil
 import pytest
 import yaml
-from checkouts import Checkout, made_once, make_checkout
-from cluster.slurm import Slurm, reason_not_to_start
 from filelock import FileLock
+from support.checkouts import Checkout, made_once, make_checkout
+from support.slurm import Slurm, reason_not_to_start
 
 PROFILE = "profiles/test-slurm"
 # What the shipped profile says of a real cluster and does not hold here: long waits, an accounting database.
@@ -64,7 +65,11 @@ class ClusterCheckout(Checkout):
 
     def certificates(self):
         """What must not depend on what happened on the way, by name."""
-        files = [*self.results.glob("bounds/*.json"), *self.results.glob("messages/*.bin"), self.results / "tables/table2.csv"]
+        files = [
+            *self.results.glob("bounds/*.json"),
+            *self.results.glob("messages/*.bin"),
+            self.results / "tables/table2.csv",
+        ]
         return {path.name: path.read_bytes() for path in files}
 
 
@@ -72,8 +77,13 @@ def overlay(root):
     """The two GPTs of the test profile from one shard, and nothing else of config.yaml."""
     paper = yaml.safe_load((root / "config.yaml").read_text())
     test = yaml.safe_load((root / "profiles/test/config.yaml").read_text())
-    nothing = {section: dict.fromkeys(paper[section]) for section in ("corpora", "models", "tables", "figures")}
-    rows = [{"label": model, "model": model, "codec": "levels11", "corpus": "text"} for model in ("small", "medium")]
+    nothing = {
+        section: dict.fromkeys(paper[section]) for section in ("corpora", "models", "tables", "figures")
+    }
+    rows = [
+        {"label": model, "model": model, "codec": "levels11", "corpus": "text"}
+        for model in ("small", "medium")
+    ]
     return {
         **{key: test[key] for key in ("run", "sampling", "scoring", "bounds")},
         "corpora": nothing["corpora"] | {"text": test["corpora"]["text"] | {"shards": 1}},
@@ -85,7 +95,8 @@ def overlay(root):
 
 @pytest.fixture(scope="session")
 def slurm(workers_folder, tmp_path_factory, root):
-    """A Slurm that runs: the first worker starts it. The last stops it, and results/test-cluster/jobs.log says what it was given to do."""
+    """A Slurm that runs: the first worker starts it. The last stops it, and results/test-cluster/jobs.log
+    says what it was given to do."""
     if not os.environ.get("TOKENBOUNDS_TEST_CLUSTER"):
         pytest.skip("starts Slurm's daemons: make test-cluster")
     lock, users = FileLock(workers_folder / "slurm.lock"), workers_folder / "slurm.json"

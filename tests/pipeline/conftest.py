@@ -1,16 +1,17 @@
-"""A copy of the workflow with one finished run of profiles/test, made once; tests that change something get a copy of that."""
+"""A copy of the workflow with one finished run of profiles/test, made once; tests that change something get a
+copy of that."""
 
 import shutil
 
 import pytest
-from checkouts import Checkout, made_once, make_checkout
+from support.checkouts import Checkout, made_once, make_checkout
 
 
 @pytest.fixture(scope="session")
 def finished(workers_folder, root):
     """A finished run; not to be changed. The workers of one pytest-xdist session share it."""
     folder = workers_folder / "finished"
-    made_once(folder, lambda folder: make_checkout(folder, root).launch())
+    made_once(folder, lambda folder: make_checkout(folder, root).traced().launch())
     return Checkout(folder)
 
 

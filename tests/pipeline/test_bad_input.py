@@ -1,4 +1,5 @@
-"""Bad input ends the run with one line that names the file or key, the value and what was expected; nothing half-written stays."""
+"""Bad input ends the run with one line that names the file or key, the value and what was expected; nothing
+half-written stays."""
 
 import os
 import re
@@ -7,8 +8,8 @@ import shutil
 import torch
 from safetensors.torch import load_file, save_file
 
-from tokenbounds.hypothesis import encode_model, read_message, write_message
-from tokenbounds.models import save_model
+from tokenbounds.codecs.decode import encode_model, read_message, write_message
+from tokenbounds.models.folders import save_model
 from tokenbounds.models.gpt import GPT
 
 RESULTS = "results/test"
@@ -16,7 +17,8 @@ CHANGED = r"changed since it was written \(sha256 \w+\.\.\., expected \w+\.\.\.\
 
 
 def refused(checkout, *lines, absent=(), arguments=()):
-    """The launcher fails and ends with exactly one line per pattern of `lines`; there are no files `absent` and no temporary ones."""
+    """The launcher fails and ends with exactly one line per pattern of `lines`; there are no files `absent`
+    and no temporary ones."""
     output = checkout.launch(*arguments, check=False)
     last = output.rstrip().rpartition("\n\n")[2].splitlines()
     assert len(last) == len(lines), output
@@ -44,7 +46,9 @@ def flip(path):
 
 def test_misspelt_key(copy):
     copy.change("models.small.training.learning_rat", 0.1)
-    key = r"unknown key 'models\.small\.training\.learning_rat' \(value 0\.1\); did you mean 'learning_rate'\?"
+    key = (
+        r"unknown key 'models\.small\.training\.learning_rat' \(value 0\.1\); did you mean 'learning_rate'\?"
+    )
     line = rf".*config\.yaml: {key}; valid keys: .*"
     assert re.fullmatch("error: " + line, copy.launch(check=False).strip())
     output = copy.snakemake("--dry-run", check=False)
@@ -54,7 +58,10 @@ def test_misspelt_key(copy):
 
 def test_package_that_is_not_installed(copy):
     copy.change("corpora.text.source", {"installed": ["no-such-package"]})
-    refused(copy, r"error: corpora\.text\.source\.installed: no package 'no-such-package' is installed in this environment")
+    refused(
+        copy,
+        r"error: corpora\.text\.source\.installed: no package 'no-such-package' is installed in this environment",
+    )
 
 
 def test_corpus_without_documents(copy):
@@ -66,12 +73,18 @@ def test_corpus_without_documents(copy):
 
 def test_files_that_are_not_there(copy):
     copy.change("corpora.text.source", {"files": ["resources/nothing/*.txt"]})
-    refused(copy, r"error in rule documents: source\.files: 'resources/nothing/\*\.txt' matches no file \(in .*\)")
+    refused(
+        copy, r"error in rule documents: source\.files: 'resources/nothing/\*\.txt' matches no file \(in .*\)"
+    )
 
 
 def test_document_without_text(copy):
     (copy.folder / "resources/test/007.txt").write_text("")
-    shards = [f"tokens/text/{split}/00000{end}" for split in ("train", "val") for end in (".bin", ".ends.bin", ".json")]
+    shards = [
+        f"tokens/text/{split}/00000{end}"
+        for split in ("train", "val")
+        for end in (".bin", ".ends.bin", ".json")
+    ]
     refused(copy, r"error in rule \w+: .*resources/test/007\.txt.*empty.*", absent=shards)
 
 
@@ -88,7 +101,13 @@ def test_shard_edited_after_indexing(copy):
     copy.remove("risk", "bounds", "tables", "figures")
     line = rf"error in rule score: {RESULTS}/tokens/text/train/00001\.bin: {CHANGED}"
     output = refused(
-        copy, line, absent=["bounds", "risk/small.levels11.text.token/00000.parquet", "risk/medium.levels11.text.token/00000.parquet"]
+        copy,
+        line,
+        absent=[
+            "bounds",
+            "risk/small.levels11.text.token/00000.parquet",
+            "risk/medium.levels11.text.token/00000.parquet",
+        ],
     )
     assert "rule index" not in output  # Snakemake itself saw nothing
 
@@ -100,7 +119,8 @@ def test_more_draws_than_tokens(copy):
 
 
 def test_nan_in_a_model_and_a_truncated_message(copy):
-    """Two independent errors in one run that keeps going: both are repeated at the end, each once although two parts met it."""
+    """Two independent errors in one run that keeps going: both are repeated at the end, each once although
+    two parts met it."""
     weights = copy.results / "models/small/model.safetensors"
     tensors = load_file(weights)
     name = sorted(tensors)[0]
@@ -113,7 +133,11 @@ def test_nan_in_a_model_and_a_truncated_message(copy):
         copy,
         rf"error in rule message: {RESULTS}/models/small/model\.safetensors: tensor '{re.escape(name)}' holds 1 values that are NaN .*",
         rf"error in rule score: {RESULTS}/messages/medium\.levels11\.bin: truncated message \({size - 1} bytes; expected {size}\)",
-        absent=["messages/small.levels11.bin", "messages/small.levels11.json", "risk/medium.levels11.text.token/00000.parquet"],
+        absent=[
+            "messages/small.levels11.bin",
+            "messages/small.levels11.json",
+            "risk/medium.levels11.text.token/00000.parquet",
+        ],
         arguments=["--keep-going", f"{RESULTS}/tables/table2.md"],
     )
 
@@ -121,8 +145,21 @@ def test_nan_in_a_model_and_a_truncated_message(copy):
 def test_message_of_a_model_with_another_vocabulary(copy):
     message = copy.results / "messages/medium.levels11.bin"
     folder = copy.folder / "other"
-    architecture = {"layers": 1, "heads": 1, "width": 8, "context_length": 64, "positions": "rotary", "bias": False}
-    config = {"family": "gpt", "vocab_size": 200, "architecture": architecture, "start_token": "first", "eot_id": 0}
+    architecture = {
+        "layers": 1,
+        "heads": 1,
+        "width": 8,
+        "context_length": 64,
+        "positions": "rotary",
+        "bias": False,
+    }
+    config = {
+        "family": "gpt",
+        "vocab_size": 200,
+        "architecture": architecture,
+        "start_token": "first",
+        "eot_id": 0,
+    }
     save_model(folder, GPT(architecture, 200).initialize(0), config, {})
     write_message(message, encode_model(folder, {"kind": "levels"}, read_message(message).config["contexts"]))
     reason = "the model predicts 200 tokens; expected the corpus' vocabulary of 300"
@@ -130,7 +167,10 @@ def test_message_of_a_model_with_another_vocabulary(copy):
         copy,
         rf"error in rule score: {RESULTS}/messages/medium\.levels11\.bin: {reason}",
         arguments=[f"{RESULTS}/tables/table2.md"],
-        absent=["risk/medium.levels11.text.token/00000.parquet", "risk/medium.levels11.text.token/00000.json"],
+        absent=[
+            "risk/medium.levels11.text.token/00000.parquet",
+            "risk/medium.levels11.text.token/00000.json",
+        ],
     )
 
 

@@ -1,10 +1,11 @@
-"""Real antibody families and OAS data units go through the workflow to certificates that verify, and a table with validation losses."""
+"""Real antibody families and OAS data units go through the workflow to certificates that verify, and a table
+with validation losses."""
 
 import json
 
 import pandas as pd
 import pytest
-from checkouts import make_checkout
+from support.checkouts import make_checkout
 
 SHAPE = {
     "model_type": "mistral",
@@ -24,9 +25,19 @@ def checkout(tmp_path, root, shared):
     vocabulary = (data / "vocab.txt").read_text().splitlines()
     sources = {
         "families": {"families": [str(data / "derived_clonal_families/families/*.csv")]},
-        "units": {"units": [str(data / "units/*.csv.gz")], "min_family": 10},  # a sample of a subject's sequences has small families
+        "units": {
+            "units": [str(data / "units/*.csv.gz")],
+            "min_family": 10,
+        },  # a sample of a subject's sequences has small families
     }
-    training = {"steps": 30, "batch_size": 8, "learning_rate": 1.0e-2, "warmup": 5, "eval_every": 10, "eval_batches": 2}
+    training = {
+        "steps": 30,
+        "batch_size": 8,
+        "learning_rate": 1.0e-2,
+        "warmup": 5,
+        "eval_every": 10,
+        "eval_batches": 2,
+    }
     for name, source in sources.items():
         corpus = {
             "source": {"antibodies": source},
@@ -44,9 +55,14 @@ def checkout(tmp_path, root, shared):
         }
         made.change(f"corpora.{name}", corpus)
         made.change(f"models.tiny-{name}", model)
-    rows = [{"label": f"Mistral, {name}", "model": f"tiny-{name}", "codec": "levels11", "corpus": name} for name in sources]
+    rows = [
+        {"label": f"Mistral, {name}", "model": f"tiny-{name}", "codec": "levels11", "corpus": name}
+        for name in sources
+    ]
     made.change("scoring.parts", 1)
-    made.change("tables.table4", {"caption": "Antibodies", "top_k": [1, 10], "validation_loss": True, "rows": rows})
+    made.change(
+        "tables.table4", {"caption": "Antibodies", "top_k": [1, 10], "validation_loss": True, "rows": rows}
+    )
     return made
 
 
@@ -67,8 +83,12 @@ def test_real_antibodies(checkout):
         found = json.loads(certificate.read_text())
         assert found["m"] == index["m_tokens"]
         assert sorted(found["metrics"]) == ["bpd", "top1", "top10"]  # 100 of 29 tokens bounds nothing
-        trained = json.loads((checkout.results / f"models/tiny-{name}/config.json").read_text())["provenance"]["final"]
-        assert table.loc[f"Mistral, {name}", "val_loss_nats"] == pytest.approx(trained["val_loss_nats"], rel=1e-12)
+        trained = json.loads((checkout.results / f"models/tiny-{name}/config.json").read_text())[
+            "provenance"
+        ]["final"]
+        assert table.loc[f"Mistral, {name}", "val_loss_nats"] == pytest.approx(
+            trained["val_loss_nats"], rel=1e-12
+        )
         assert f"{trained['val_loss_nats']:.3f} |" in (checkout.results / "tables/table4.md").read_text()
     guesses = table[table.index.str.startswith("Random guess")]
     assert guesses["val_loss_nats"].tolist() == pytest.approx([3.3673, 3.3673], abs=1e-4)

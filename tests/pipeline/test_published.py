@@ -1,4 +1,5 @@
-"""A real published model on real text, from its files to a certificate that verifies; and what does not fit it."""
+"""A real published model on real text, from its files to a certificate that verifies; and what does not fit
+it."""
 
 import json
 import math
@@ -6,16 +7,16 @@ import math
 import numpy as np
 import pytest
 import yaml
-from checkouts import Checkout, make_checkout
-from stores import write_store
-from stories import stories_checkpoint, stories_tokenizer
+from support.checkouts import Checkout, make_checkout
+from support.stores import write_store
+from support.stories import stories_checkpoint, stories_tokenizer
 
+from tokenbounds.codecs.decode import encode_model, write_message
 from tokenbounds.errors import InputError
-from tokenbounds.files import write_json
-from tokenbounds.gate import check_gate, loss_on_documents
-from tokenbounds.hypothesis import encode_model, write_message
-from tokenbounds.models import save_model
-from tokenbounds.models.causal import read_folder
+from tokenbounds.io.files import write_json
+from tokenbounds.models.folders import save_model
+from tokenbounds.models.pretrained import read_folder
+from tokenbounds.scoring.sanity_check import check_gate, loss_on_documents
 
 NAME = "stories260k.levels256.stories.token"
 TABLE = "results/test/tables/table2.md"
@@ -32,20 +33,32 @@ OVERLAY = {
         },
     },
     "models": {
-        "stories260k": {"family": "pretrained", "corpus": "stories", "folder": "resources/model", "start_token": "always"},
+        "stories260k": {
+            "family": "pretrained",
+            "corpus": "stories",
+            "folder": "resources/model",
+            "start_token": "always",
+        },
     },
     "codecs": {"levels256": {"kind": "levels", "levels": 256}},
     "scoring": {"parts": 1, "batch_tokens": 8192, "device": "cpu", "threads": 1},
     "bounds": {"alpha": [0.01, 0.1], "top_k": [1, 10]},
     "tables": {
-        "table2": {"rows": [{"label": "stories260K", "model": "stories260k", "codec": "levels256", "corpus": "stories"}], "top_k": [1, 10]},
+        "table2": {
+            "rows": [
+                {"label": "stories260K", "model": "stories260k", "codec": "levels256", "corpus": "stories"}
+            ],
+            "top_k": [1, 10],
+        },
     },
     "figures": {},
 }
 
 
 def read_stories(shared):
-    text = (shared / "data/tinystories/tinystories_sample_2MiB.txt").read_text(encoding="utf-8", errors="ignore")
+    text = (shared / "data/tinystories/tinystories_sample_2MiB.txt").read_text(
+        encoding="utf-8", errors="ignore"
+    )
     return [story.strip() for story in text.split("<|endoftext|>")[:STORIES]]
 
 
@@ -54,7 +67,10 @@ def checkout(shared, root, tmp_path) -> Checkout:
     """The workflow with stories260K and its tokenizer as local files, and real stories."""
     checkout = make_checkout(tmp_path / "checkout", root)
     paper = yaml.safe_load((root / "config.yaml").read_text())
-    nothing = {key: dict.fromkeys(paper[key]) for key in ("samplings", "corpora", "models", "codecs", "tables", "figures")}
+    nothing = {
+        key: dict.fromkeys(paper[key])
+        for key in ("samplings", "corpora", "models", "codecs", "tables", "figures")
+    }
     overlay = {key: {**nothing[key], **value} if key in nothing else value for key, value in OVERLAY.items()}
     checkout.overlay.write_text(yaml.safe_dump(overlay, sort_keys=False))
     resources, data = checkout.folder / "resources", shared / "data/models/stories260K"
@@ -72,10 +88,18 @@ def test_a_published_model_from_its_files_to_a_verified_certificate(checkout):
     found = json.loads(certificate.read_text())
     assert found["corpus"]["documents"] == STORIES
     gate = json.loads((checkout.results / "gates/stories260k.levels256.json").read_text())
-    # llama2.c's doc/stories260K.md gives a validation loss of 1.2968 nats; 256 levels per tensor add 0.004 bits here.
+    # llama2.c's doc/stories260K.md gives a validation loss of 1.2968 nats; 256 levels per tensor add 0.004
+    # bits here.
     assert gate["bits_per_token"] == pytest.approx(1.2968 / math.log(2), abs=0.15) and not gate["bad"]
     assert "| stories260K" in (checkout.results / "tables/table2.md").read_text()
-    verify = ("-m", "tokenbounds.cli", "verify", "--rescore", "5", str(certificate.relative_to(checkout.folder)))
+    verify = (
+        "-m",
+        "tokenbounds.cli",
+        "verify",
+        "--rescore",
+        "5",
+        str(certificate.relative_to(checkout.folder)),
+    )
     assert "all checks held" in checkout.run(*verify)
 
 
@@ -88,7 +112,9 @@ def test_a_tokenizer_that_numbers_its_tokens_otherwise(shared, tmp_path):
     model, config = read_folder(tmp_path / "published", vocab_size=512, eot_id=1, start_token="always")
     save_model(tmp_path / "model", model, config, {})
     scheme = {"token": {"mode": "token", "context_length": 512}}
-    write_message(tmp_path / "message.bin", encode_model(tmp_path / "model", {"kind": "levels", "levels": 256}, scheme))
+    write_message(
+        tmp_path / "message.bin", encode_model(tmp_path / "model", {"kind": "levels", "levels": 256}, scheme)
+    )
     tokenizer = stories_tokenizer(data / "tok512.bin")
     stories = [np.array(tokenizer.encode(story).ids) for story in read_stories(shared)]
     turned = [np.where(ids > 258, 259 + (ids - 259 + 100) % 253, ids) for ids in stories]
@@ -100,6 +126,7 @@ def test_a_tokenizer_that_numbers_its_tokens_otherwise(shared, tmp_path):
         write_json(tmp_path / f"{name}.json", found)
     check_gate(tmp_path / "right.json", False, "stories260k")
     with pytest.raises(
-        InputError, match=r"^stories260k: [\d.]+ bits per token on 20 documents; expected at most 4\.50, half of the random guess"
+        InputError,
+        match=r"^stories260k: [\d.]+ bits per token on 20 documents; expected at most 4\.50, half of the random guess",
     ):
         check_gate(tmp_path / "wrong.json", False, "stories260k")

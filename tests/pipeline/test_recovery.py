@@ -1,4 +1,5 @@
-"""A run that was killed continues with the same command and ends in the same bytes; no process of it outlives it."""
+"""A run that was killed continues with the same command and ends in the same bytes; no process of it outlives
+it."""
 
 import json
 import os
@@ -6,7 +7,7 @@ import platform
 import signal
 
 import psutil
-from checkouts import OF_MEDIUM
+from support.checkouts import OF_MEDIUM
 
 SHOWN = [f"tables/table2.{suffix}" for suffix in ("csv", "md", "tex")]
 SHOWN += [f"figures/figure1.{suffix}" for suffix in ("csv", "png", "pdf")]
@@ -18,11 +19,16 @@ def checkpoints(checkout):
 
 def scripts(checkout):
     """Processes of rules' scripts."""
-    return [process for process in checkout.processes() if any(".snakemake/scripts/" in part for part in process.cmdline())]
+    return [
+        process
+        for process in checkout.processes()
+        if any(".snakemake/scripts/" in part for part in process.cmdline())
+    ]
 
 
 def killed_while_training(copy):
-    """Remove what is of one model, start a run, and kill it when there is a checkpoint; the number of its process."""
+    """Remove what is of one model, start a run, and kill it when there is a checkpoint; the number of its
+    process."""
     copy.remove(*OF_MEDIUM, *SHOWN)
     with copy.launched() as process:
         copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
@@ -34,7 +40,11 @@ def killed_while_training(copy):
 
 def test_killed_in_the_middle_of_training(copy, finished):
     """`finished` is the same run without interruption."""
-    kept = {path: path.stat().st_mtime_ns for name in ("tokens", "models/small") for path in (copy.results / name).rglob("*.*")}
+    kept = {
+        path: path.stat().st_mtime_ns
+        for name in ("tokens", "models/small")
+        for path in (copy.results / name).rglob("*.*")
+    }
 
     process = killed_while_training(copy)
     assert not list((copy.results / "models/medium").glob("model.safetensors"))
@@ -80,25 +90,38 @@ def test_script_dies_with_snakemake_and_the_lock_is_refused_only_while_it_lives(
     copy.change("models.medium.training.steps", 1_000_000)
     with copy.launched() as process:
         copy.wait_for(lambda: checkpoints(copy), "a checkpoint")
-        snakemake = next(child for child in psutil.Process(process.pid).children() if "snakemake" in child.cmdline())
+        snakemake = next(
+            child for child in psutil.Process(process.pid).children() if "snakemake" in child.cmdline()
+        )
         orphans = scripts(copy)
         assert orphans
 
         refused = copy.launch(check=False)
-        assert refused.strip() == f"error: Snakemake is already running in {copy.folder} (process {snakemake.pid}); wait for it or stop it"
+        assert (
+            refused.strip()
+            == f"error: Snakemake is already running in {copy.folder} (process {snakemake.pid}); wait for it or stop it"
+        )
         assert snakemake.is_running() and scripts(copy) == orphans
 
         snakemake.kill()
-        copy.wait_for(lambda: not any(orphan.is_running() for orphan in orphans), "the end of the orphaned script", seconds=30)
+        copy.wait_for(
+            lambda: not any(orphan.is_running() for orphan in orphans),
+            "the end of the orphaned script",
+            seconds=30,
+        )
         assert process.wait(timeout=60) != 0
     assert not copy.processes()
     assert not (copy.results / "models/medium/model.safetensors").exists()
 
-    # The tables are those of the configuration before the change, so there is nothing left to do but to remove the lock.
+    # The tables are those of the configuration before the change, so there is nothing left to do but to
+    # remove the lock.
     copy.change("models.medium.training.steps", 300)
     assert list((copy.folder / ".snakemake/locks").iterdir())
     output = copy.launch()
-    assert "a run was cut off here: removing its lock and continuing" in output and "Nothing to be done" in output
+    assert (
+        "a run was cut off here: removing its lock and continuing" in output
+        and "Nothing to be done" in output
+    )
     assert not list((copy.folder / ".snakemake").glob("locks/*"))
 
 
@@ -107,7 +130,9 @@ def test_run_of_another_machine_is_not_taken_for_dead(copy):
     assert not note.exists()
     note.write_text("login2")
     refused = copy.launch(check=False)
-    assert refused.startswith("error: a run was started on login2 and has not ended") and refused.strip().endswith(f"remove {note}")
+    assert refused.startswith(
+        "error: a run was started on login2 and has not ended"
+    ) and refused.strip().endswith(f"remove {note}")
     assert note.exists()
     note.write_text(platform.node())
     assert "Nothing to be done" in copy.launch()
@@ -115,7 +140,8 @@ def test_run_of_another_machine_is_not_taken_for_dead(copy):
 
 
 def test_interrupted_from_the_keyboard(copy):
-    """Ctrl-C reaches every process of the terminal: Snakemake ends its jobs and unlocks, and the launcher waits for that."""
+    """Ctrl-C reaches every process of the terminal: Snakemake ends its jobs and unlocks, and the launcher
+    waits for that."""
     copy.change("models.medium.training.steps", 1_000_000)
     with copy.launched() as process:
         copy.wait_for(lambda: checkpoints(copy), "a checkpoint")

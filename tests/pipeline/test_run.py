@@ -1,4 +1,5 @@
-"""A finished run: every output is there, the tables and figures say what the certificates say, and a second run does nothing."""
+"""A finished run: every output is there, the tables and figures say what the certificates say, and a second
+run does nothing."""
 
 import csv
 
@@ -6,17 +7,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenbounds import certificate
+from tokenbounds.certificates.files import read_certificate
 from tokenbounds.cli import main
 
 NAMES = ("small.levels11.text.token", "medium.levels11.text.token", "small.levels11.text.windows")
-STRUCTURED = ("lora-1.levels11.text.token", "lora-2.levels11.text.token", "monarch.levels11.text.token", "monarch.head.text.token")
+STRUCTURED = (
+    "lora-1.levels11.text.token",
+    "lora-2.levels11.text.token",
+    "monarch.levels11.text.token",
+    "monarch.head.text.token",
+)
 ALL = (*NAMES, *STRUCTURED, "markov.counts.text.token", "sublora.levels5-tuned.text.documents")
 
 
 @pytest.fixture(scope="module")
 def certificates(finished):
-    return {name: certificate.read(finished.results / "bounds" / f"{name}.json") for name in ALL}
+    return {name: read_certificate(finished.results / "bounds" / f"{name}.json") for name in ALL}
 
 
 def rows(path):
@@ -25,7 +31,9 @@ def rows(path):
 
 
 def test_every_output_and_nothing_torn(finished, finished_log):
-    found = {str(path.relative_to(finished.results)) for path in finished.results.rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(finished.results)) for path in finished.results.rglob("*") if path.is_file()
+    }
     tables, figures = (
         ("table1", "table2", "table5", "table6", "table7", "table9"),
         ("figure1", "figure1-right", "figure2", "figure3", "figure4"),
@@ -34,10 +42,22 @@ def test_every_output_and_nothing_torn(finished, finished_log):
     expected |= {f"figures/{figure}.{suffix}" for figure in figures for suffix in ("csv", "pdf", "png")}
     expected |= {"figures/figure3.alpha.csv"}
     expected |= {f"bounds/{name}.json" for name in ALL}
-    expected |= {f"risk/{name}/{part}.{suffix}" for name in ALL for part in ("00000", "00001") for suffix in ("parquet", "json")}
-    assert {name for name in found if name.startswith(("tables/", "figures/", "bounds/", "risk/"))} == expected
+    expected |= {
+        f"risk/{name}/{part}.{suffix}"
+        for name in ALL
+        for part in ("00000", "00001")
+        for suffix in ("parquet", "json")
+    }
+    assert {
+        name for name in found if name.startswith(("tables/", "figures/", "bounds/", "risk/"))
+    } == expected
     assert not [name for name in found if ".tmp" in name or name.startswith("checkpoints/")]
-    for line in ("| GPT (small) ", "| Random guess ", "results/test/tables/table2.md", "results/test/bounds/*.json"):
+    for line in (
+        "| GPT (small) ",
+        "| Random guess ",
+        "results/test/tables/table2.md",
+        "results/test/bounds/*.json",
+    ):
         assert line in finished_log
 
 
@@ -57,7 +77,10 @@ def test_table_says_what_the_certificates_say(finished, certificates):
         for metric in ("bpd", "top1", "top10"):
             entry = found["metrics"][metric]
             assert float(line[f"{metric}_risk"]) == entry["empirical_risk"]
-            assert all(float(line[f"{metric}_{method}"]) == bound["value"] for method, bound in entry["bounds"].items())
+            assert all(
+                float(line[f"{metric}_{method}"]) == bound["value"]
+                for method, bound in entry["bounds"].items()
+            )
     assert guess["label"] == "Random guess"
     assert float(guess["bpd_betting"]) == float(guess["bpd_risk"]) == np.log2(300)
     assert float(guess["top10_azuma"]) == pytest.approx(1 - 10 / 300)
@@ -71,15 +94,21 @@ def test_table_says_what_the_certificates_say(finished, certificates):
 def test_every_bound_is_at_least_its_risk(certificates):
     checked = 0
     for found in certificates.values():
-        assert (found["delta"], found["vocab_size"], found["choices_bits"]) == (0.05, 300, {"sampling scheme": np.log2(3)})
+        assert (found["delta"], found["vocab_size"], found["choices_bits"]) == (
+            0.05,
+            300,
+            {"sampling scheme": np.log2(3)},
+        )
         assert found["hypothesis"]["message_bits"] == 8 * found["hypothesis"]["message_bytes"]
         for metric, entry in found["metrics"].items():
             for bound in entry["bounds"].values():
                 assert bound["value"] >= bound["empirical_risk"]
-                if metric != "bpd":  # the BPD of a certificate is smoothed, which may lower the empirical risk
+                if (
+                    metric != "bpd"
+                ):  # the BPD of a certificate is smoothed, which may lower the empirical risk
                     assert bound["value"] >= entry["empirical_risk"]
-                assert bound["payments_bits"]["message"] == found["hypothesis"]["message_bits"]
-                assert bound["payments_bits"]["sampling scheme"] == np.log2(3)
+                assert bound["complexity_terms_bits"]["message"] == found["hypothesis"]["message_bits"]
+                assert bound["complexity_terms_bits"]["sampling scheme"] == np.log2(3)
                 checked += 1
     assert checked == 8 * (4 + 3 * 3) + 3 * 4
     assert certificates[NAMES[2]]["m"] % 16 == 0
@@ -93,7 +122,10 @@ def test_a_row_of_a_sweep_is_its_best(finished, certificates):
     best = min(lora, key=lambda found: found["metrics"]["bpd"]["bounds"]["betting"]["value"])
     assert lines["LoRA"]["certificate"] == best["name"]
     assert [found["settings"]["candidates"] for found in lora] == [2, 2]
-    assert all(found["metrics"]["bpd"]["bounds"]["betting"]["delta2"] == pytest.approx(0.999 * 0.05 / 2) for found in lora)
+    assert all(
+        found["metrics"]["bpd"]["bounds"]["betting"]["delta2"] == pytest.approx(0.999 * 0.05 / 2)
+        for found in lora
+    )
     each = rows(finished.results / "tables/table6.csv")
     assert [line["label"] for line in each] == ["LoRA, r = 1", "LoRA, r = 2", "Random guess"]
     assert lines["SubLoRA, documents"]["m_tokens"] == str(certificates[ALL[-1]]["corpus"]["documents"])
@@ -103,18 +135,31 @@ def test_generated_text(finished):
     """Of the best model of each row, as many samples as the configuration asks for."""
     *lines, guess = rows(finished.results / "tables/table9.csv")
     best = {line["label"]: line["certificate"] for line in rows(finished.results / "tables/table1.csv")}
-    assert [line["certificate"] for line in lines] == 4 * [NAMES[0]] + 4 * [best["LoRA"]] + 4 * [best["SubLoRA, documents"]]
-    assert [(line["prompt"], line["sample"]) for line in lines] == 3 * [("", "1"), ("", "2"), ("The `", "1"), ("The `", "2")]
-    assert all(line["text"].startswith(line["prompt"]) for line in lines) and len({line["text"] for line in lines}) == 12
+    assert [line["certificate"] for line in lines] == 4 * [NAMES[0]] + 4 * [best["LoRA"]] + 4 * [
+        best["SubLoRA, documents"]
+    ]
+    assert [(line["prompt"], line["sample"]) for line in lines] == 3 * [
+        ("", "1"),
+        ("", "2"),
+        ("The `", "1"),
+        ("The `", "2"),
+    ]
+    assert (
+        all(line["text"].startswith(line["prompt"]) for line in lines)
+        and len({line["text"] for line in lines}) == 12
+    )
     assert all(int(line["tokens"]) == 80 or line["ended"] == "True" for line in lines)
     assert (guess["label"], guess["text"]) == ("Random guess", "")
 
 
 def test_resampled_tokens(finished):
-    """Table and figure show the same scores; the generator predicts what it drew better than the others do."""
+    """Table and figure show the same scores; the generator predicts what it drew better than the others
+    do."""
     *models, correlation = rows(finished.results / "tables/table7.csv")
     assert [line["label"] for line in models] == ["GPT (small)", "GPT (medium)", "Monarch with a head"]
-    assert correlation["label"] == "correlation" and all(line["scored"] == "150" and line["left_out"] == "0" for line in models)
+    assert correlation["label"] == "correlation" and all(
+        line["scored"] == "150" and line["left_out"] == "0" for line in models
+    )
     objective = [float(line["objective_bits"]) for line in models]
     assert min(objective) == objective[1]
     for column in ("text PPL", "mean PPL", "text ACC"):
@@ -133,7 +178,10 @@ def test_figures_of_structures(finished, certificates):
         ("Monarch", "monarch", "2544"),
     ]
     (line,) = rows(finished.results / "figures/figure3.csv")
-    assert float(line["head"]) == certificates["monarch.head.text.token"]["metrics"]["bpd"]["bounds"]["betting"]["value"]
+    assert (
+        float(line["head"])
+        == certificates["monarch.head.text.token"]["metrics"]["bpd"]["bounds"]["betting"]["value"]
+    )
     base = certificates["monarch.levels11.text.token"]["metrics"]["bpd"]["bounds"]["betting"]["value"]
     assert float(line["constant"]) == pytest.approx(base, rel=1e-9)
 
@@ -163,7 +211,11 @@ def test_certificates_verify(finished, capsys):
 
 def test_training_used_the_package_of_the_copy(finished):
     """Otherwise these tests would follow edits of the checkout only by chance."""
-    assert finished.run("-c", "import tokenbounds; print(tokenbounds.__file__)").strip().startswith(str(finished.folder))
+    assert (
+        finished.run("-c", "import tokenbounds; print(tokenbounds.__file__)")
+        .strip()
+        .startswith(str(finished.folder))
+    )
 
 
 def test_again_does_nothing(finished):

@@ -1,9 +1,11 @@
-"""A QuIP# checkpoint of LLaMA-2-7B's shape at 2 bits, with random codes: sized and scored on a CPU, time and memory reported.
+"""A QuIP# checkpoint of LLaMA-2-7B's shape at 2 bits, with random codes: sized and scored on a CPU, time and
+memory reported.
 
     python tests/scale/quip_7b.py [folder]
 
-The folder (default: a temporary one, removed afterwards) needs 2.2 GB. Nothing here is a model of anything: random codes give random text,
-so the loss is worse than a random guess. It shows what decoding, sizing and scoring cost.
+The folder (default: a temporary one, removed afterwards) needs 2.2 GB. The model is useless: with random
+codes its loss is worse than that of a random guess. The script measures the cost of decoding, sizing and
+scoring.
 """
 
 import json
@@ -19,15 +21,29 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from quip_checkpoints import PARAMS, PUBLISHED, layer_tensors, outer_tensors
+from support.quip_checkpoints import PARAMS, PUBLISHED, layer_tensors, outer_tensors
 
-from tokenbounds.compressors import size_record
-from tokenbounds.models.quip import QuipCheckpoint, QuipLlama
-from tokenbounds.scoring import Item, score_items
+from tokenbounds.codecs.compressors import size_record
+from tokenbounds.corpus.contexts import Item
+from tokenbounds.models.quip.checkpoint import QuipCheckpoint
+from tokenbounds.models.quip.llama import QuipLlama
+from tokenbounds.scoring.score import score_items
 
 CONFIG = {
-    **{"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
-    **{"num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "hidden_act": "silu"},
+    **{
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    **{
+        "num_key_value_heads": 32,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+    },
     "quip_params": {**PARAMS[2], **PUBLISHED, "packsz": 4},
 }
 SHARDS, POSITIONS, CONTEXT = 2, 4, 64
@@ -45,24 +61,38 @@ def write(folder):
         name = f"model-{shard + 1:05d}-of-{SHARDS:05d}.safetensors"
         save_file(tensors, folder / name, {"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
 
 
 def memory():
-    """Largest resident memory of this process so far, in GB."""
+    """Return the largest resident memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def main(folder):
+    """Write a checkpoint to `folder` unless it holds one, and report costs."""
     start = time.perf_counter()
     if not (folder / "model.safetensors.index.json").exists():
         write(folder)
-        print(f"written in {time.perf_counter() - start:.0f} s; run it again with this folder for figures of memory: {folder}", flush=True)
+        print(
+            f"written in {time.perf_counter() - start:.0f} s; "
+            f"run it again with this folder for figures of memory: {folder}",
+            flush=True,
+        )
     checkpoint = QuipCheckpoint(folder)
-    print(f"{sum(path.stat().st_size for path in checkpoint.files):,} bytes in {len(checkpoint.files)} files", flush=True)
+    print(
+        f"{sum(path.stat().st_size for path in checkpoint.files):,} bytes in {len(checkpoint.files)} files",
+        flush=True,
+    )
     start = time.perf_counter()
     record = size_record(checkpoint.files, ["gzip"], progress=False)
-    print(f"C(h): gzip gives {record['bytes']:,} bytes in {time.perf_counter() - start:.0f} s; memory {memory():.2f} GB", flush=True)
+    print(
+        f"C(h): gzip gives {record['bytes']:,} bytes in {time.perf_counter() - start:.0f} s; "
+        f"memory {memory():.2f} GB",
+        flush=True,
+    )
     times = []
     for i in range(3):
         start = time.perf_counter()
@@ -74,13 +104,18 @@ def main(folder):
     items = []
     for draw in range(POSITIONS):
         ids = random.integers(3, CONFIG["vocab_size"], CONTEXT)
-        items.append(Item(ids, CONTEXT - 1, ids[:1], np.array([draw]), np.array([CONTEXT], np.int32), draw, draw))
+        items.append(
+            Item(ids, CONTEXT - 1, ids[:1], np.array([draw]), np.array([CONTEXT], np.int32), draw, draw)
+        )
     start = time.perf_counter()
     model = QuipLlama(checkpoint).eval()
     scored = score_items(model, items, batch_tokens=POSITIONS * CONTEXT, name="llama-7b")
     seconds = time.perf_counter() - start
     losses = [-float(log2_q[0]) for log2_q, *_ in scored]
-    print(f"{POSITIONS} positions of {CONTEXT} tokens scored in {seconds:.0f} s: {np.round(losses, 2)} bits; memory {memory():.2f} GB")
+    print(
+        f"{POSITIONS} positions of {CONTEXT} tokens scored in {seconds:.0f} s: {np.round(losses, 2)} bits; "
+        f"memory {memory():.2f} GB"
+    )
 
 
 if __name__ == "__main__":

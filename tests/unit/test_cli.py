@@ -8,13 +8,14 @@ import sys
 
 import pytest
 import torch
-from runs import SCHEMES, certificate_path, write_run
+from support.runs import SCHEMES, certificate_path, write_run
 
 from tokenbounds import __version__, bounds
-from tokenbounds.certificate import describe, read
+from tokenbounds.certificates.describe import describe_certificate
+from tokenbounds.certificates.files import read_certificate
 from tokenbounds.cli import main
-from tokenbounds.config import load_config
-from tokenbounds.inventory import models_frame
+from tokenbounds.config.load import load_config
+from tokenbounds.planning.parameter_counts import models_frame
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +61,14 @@ def test_one_line_for_a_file_that_is_no_certificate(command, capsys, tmp_path):
 def test_show(run, capsys):
     path = certificate_path(run, "token")
     assert main(["show", str(path), str(path)]) == 0
-    assert capsys.readouterr().out == 2 * (describe(read(path)) + "\n")
+    assert capsys.readouterr().out == 2 * (describe_certificate(read_certificate(path)) + "\n")
 
 
 def bound_arguments(**options):
-    return ["bound", *(f"--{key.replace('_', '-')}={value}" for key, value in options.items() if value is not None)]
+    return [
+        "bound",
+        *(f"--{key.replace('_', '-')}={value}" for key, value in options.items() if value is not None),
+    ]
 
 
 def printed(capsys):
@@ -74,36 +78,62 @@ def printed(capsys):
 
 
 def vector_rows(root):
-    """Reference rows (published implementation) with messages so long that rounding to whole bytes changes no printed digit."""
+    """Reference rows (published implementation) with messages so long that rounding to whole bytes changes no
+    printed digit."""
     rows = json.loads((root / "tests/unit/vectors/azuma.json").read_text())["rows"]
     return [row for row in rows if row["m"] > row["n"] and row["message_bits"] >= 1e6]
 
 
 def test_bound_is_the_reference(root, capsys):
-    """Rounding the reference's fractional message to whole bytes moves these bounds by less than the digits that are printed."""
+    """Rounding the reference's fractional message to whole bytes moves these bounds by less than the digits
+    that are printed."""
     rows = vector_rows(root)
     assert len(rows) > 20
     for row in rows:
         message_bytes = round(row["message_bits"] / 8)
-        options = {"tokens": row["m"], "risk": row["empirical_risk"], "vocab_size": row["vocab_size"], "alpha": row["alpha"]}
-        options |= {"draws": row["n"], "delta": row["delta"], "extra_bits": row["extra_bits"], "message_bytes": message_bytes}
+        options = {
+            "tokens": row["m"],
+            "risk": row["empirical_risk"],
+            "vocab_size": row["vocab_size"],
+            "alpha": row["alpha"],
+        }
+        options |= {
+            "draws": row["n"],
+            "delta": row["delta"],
+            "extra_bits": row["extra_bits"],
+            "message_bytes": message_bytes,
+        }
         assert main(bound_arguments(**options)) == 0
         found = printed(capsys)
         assert found["bound"] == pytest.approx(row["bound"], abs=6e-5, rel=1e-5)
-        assert found["bound"] == pytest.approx(found["risk"] + found["+ complexity"] + found["+ draws"], abs=2e-4)
+        assert found["bound"] == pytest.approx(
+            found["risk"] + found["+ complexity"] + found["+ draws"], abs=2e-4
+        )
         assert ("random guess" in found) == (row["alpha"] is not None)
 
 
 def test_bound_is_azuma(capsys):
-    options = {"message_bytes": 12_345, "tokens": "1.2e9", "risk": 0.25, "vocab_size": 50_257, "draws": 500, "delta": 0.01, "extra_bits": 3}
+    options = {
+        "message_bytes": 12_345,
+        "tokens": "1.2e9",
+        "risk": 0.25,
+        "vocab_size": 50_257,
+        "draws": 500,
+        "delta": 0.01,
+        "extra_bits": 3,
+    }
     assert main(bound_arguments(**options)) == 0
     complexity = bounds.complexity_nats(8 * 12_345, 3)
     expected = bounds.azuma(0.25, 1.0, complexity, 1_200_000_000, 500, 0.01)
     output = capsys.readouterr().out
-    assert output.startswith(f"bound         {expected:.4f} top-k error, with probability 0.99 (the paper's formula)\n")
+    assert output.startswith(
+        f"bound         {expected:.4f} top-k error, with probability 0.99 (the paper's formula)\n"
+    )
     assert main(bound_arguments(**options, alpha=0.1)) == 0
     low, high = bounds.bpd_interval(0.1, 50_257)
-    assert printed(capsys)["bound"] == round(bounds.azuma(0.25, high - low, complexity, 1_200_000_000, 500, 0.01), 4)
+    assert printed(capsys)["bound"] == round(
+        bounds.azuma(0.25, high - low, complexity, 1_200_000_000, 500, 0.01), 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +156,9 @@ def test_bound_is_azuma(capsys):
     ],
 )
 def test_bound_of_a_number_that_cannot_be(key, value, expected, capsys):
-    options = {"message_bytes": 1000, "tokens": 100_000, "risk": 3.0, "vocab_size": 50, "alpha": 0.1} | {key: value}
+    options = {"message_bytes": 1000, "tokens": 100_000, "risk": 3.0, "vocab_size": 50, "alpha": 0.1} | {
+        key: value
+    }
     assert main(bound_arguments(**options)) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and expected in err and err.count("\n") == 1
@@ -145,7 +177,11 @@ def test_installed_command(root):
     points = importlib.metadata.entry_points(group="console_scripts", name="tokenbounds")
     assert [point.load() for point in points] == [main]
     done = subprocess.run(
-        [sys.executable, "-m", "tokenbounds.cli", "show", "absent.json"], cwd=root, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tokenbounds.cli", "show", "absent.json"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: absent.json: no such file\n")
 
@@ -156,7 +192,8 @@ def test_show_a_configuration(root, capsys, tmp_path, monkeypatch):
     assert main(["show", *files]) == 0
     lines = [line.rsplit(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
     counts = {line[0].split()[0]: line[1:] for line in lines[1:]}
-    # 300 tokens padded to 320, rank 1, width 16: queries, keys, values, output, two layers of the MLP, head; three norms
+    # 300 tokens padded to 320, rank 1, width 16: queries, keys, values, output, two layers of the MLP, head;
+    # three norms
     assert counts["lora-1"][0] == str(4 * 32 + 2 * 80 + 320 + 16 + 3 * 16)
     assert counts["sublora"][:2] == ["100", "928"]
     assert counts["small"] == ["7,920"] * 3
@@ -173,7 +210,8 @@ def test_gpt2_small_has_the_papers_counts(root):
         123_653_376,
         "as published (openai-community/gpt2)",
     )
-    # min(a, b) (a + b) / 4 of each a x b matrix: four of attention, two of the MLP, the head; norms have biases only
+    # min(a, b) (a + b) / 4 of each a x b matrix: four of attention, two of the MLP, the head; norms have
+    # biases only
     monarch = 12 * (4 * 2 * 768**2 // 4 + 2 * 768 * (768 + 3072) // 4) + 768 * (768 + 50304) // 4
     biases = 12 * (3 * 768 + 768 + 3072 + 768 + 2 * 768) + 768
     assert frame.loc["gpt2-monarch-4", "trainable"] == monarch + biases

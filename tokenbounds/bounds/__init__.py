@@ -1,20 +1,35 @@
-"""Generalization bounds as pure functions on arrays; the mathematics is in ``docs/theory.md``.
+"""Generalization bounds as pure functions on arrays (docs/theory.md).
 
-Every bound holds with probability at least 1 - delta by itself. Nothing here reads files or needs torch.
+In: losses of drawn tokens (log-probabilities, ranks or numbers) and a `Claim`: message length, corpus size,
+delta. Out: a `Bound`, which holds with probability at least 1 - delta by itself, with its terms and choices.
+`Method` is the interface of a bound; `tokenbounds.bounds.methods` lists all of them. No files, no torch.
 """
 
-from tokenbounds.bounds.azuma_bounds import (
+from tokenbounds.bounds.azuma_bounds import azuma_terms
+from tokenbounds.bounds.complexity import (
+    complexity_nats,
+    complexity_terms,
+    split_delta,
+    split_delta_paper,
+    total_nats,
+)
+from tokenbounds.bounds.draws import Bounded, Bpd, Document, TopK
+from tokenbounds.bounds.functions import (
     azuma,
     azuma_bpd,
     azuma_certified_bpd,
     azuma_certified_losses,
+    azuma_certified_topk,
     azuma_losses,
     azuma_rigorous_bpd,
-    azuma_terms,
+    azuma_topk,
+    betting,
+    betting_bpd,
+    betting_losses,
+    betting_topk,
 )
-from tokenbounds.bounds.betting_bounds import betting, betting_bpd, betting_losses
-from tokenbounds.bounds.complexity import complexity_nats, payments_bits, payments_nats, split_delta, split_delta_paper
-from tokenbounds.bounds.grids import Grids, logit_spaced
+from tokenbounds.bounds.grids import Grids, grids_of, logit_spaced
+from tokenbounds.bounds.interface import NOTHING_MORE, Basis, Claim, Method
 from tokenbounds.bounds.losses import (
     bpd_interval,
     numeric_slack_bits,
@@ -25,11 +40,18 @@ from tokenbounds.bounds.losses import (
 )
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.subsampling import clopper_pearson_upper, iid_mean_upper, pilot_size
-from tokenbounds.bounds.topk_bounds import azuma_certified_topk, azuma_topk, betting_topk
 
 __all__ = [
+    "NOTHING_MORE",
+    "Basis",
     "Bound",
+    "Bounded",
+    "Bpd",
+    "Claim",
+    "Document",
     "Grids",
+    "Method",
+    "TopK",
     "azuma",
     "azuma_bpd",
     "azuma_certified_bpd",
@@ -46,11 +68,11 @@ __all__ = [
     "bpd_interval",
     "clopper_pearson_upper",
     "complexity_nats",
+    "complexity_terms",
+    "grids_of",
     "iid_mean_upper",
     "logit_spaced",
     "numeric_slack_bits",
-    "payments_bits",
-    "payments_nats",
     "pilot_size",
     "random_guess_bpd",
     "random_guess_topk",
@@ -58,4 +80,5 @@ __all__ = [
     "split_delta",
     "split_delta_paper",
     "topk_errors",
+    "total_nats",
 ]

@@ -1,4 +1,4 @@
-"""The lists from which a bound chooses after seeing the pilot: fixed beforehand, and paid for by their sizes."""
+"""Lists of values that a bound chooses from on the pilot: fixed beforehand, their sizes a complexity term."""
 
 from dataclasses import dataclass, fields
 
@@ -9,51 +9,96 @@ from tokenbounds.errors import InputError
 
 
 def logit_spaced(low, high, count):
-    """`count` numbers from `low` to `high`, both in (0, 1), evenly spaced in log(p / (1 - p)); a tuple of floats."""
+    """Return `count` numbers from `low` to `high`, both in (0, 1), evenly spaced in log(p / (1 - p)).
+
+    Returns
+    -------
+    tuple of float
+
+    Examples
+    --------
+    >>> [round(p, 3) for p in logit_spaced(0.01, 0.99, 5)]
+    [0.01, 0.091, 0.5, 0.909, 0.99]
+    """
     logits = np.linspace(np.log(low / (1 - low)), np.log(high / (1 - high)), count)
     return tuple(float(p) for p in 1 / (1 + np.exp(-logits)))
 
 
 @dataclass(frozen=True)
 class Grids:
-    """Values each free parameter of a bound may take (docs/theory.md, section 4).
+    """Values that each free parameter of a bound may take (docs/theory.md, section 4).
 
-    The log2 of the sizes that a method chooses from is part of its complexity, except for `b`, which only the pilot pays for.
+    The log2 of the sizes that a method chooses from is part of its complexity, except for
+    `sampling_bet_sizes`: that choice is made on the pilot alone.
 
     Attributes
     ----------
     alpha : tuple of float
         Smoothing weights in (0, 1].
-    a : tuple of float
-        Bet sizes in (0, 1); the multiplier is lambda = a / w.
-    beta1, beta2 : tuple of float
-        Coefficients (bits per bit, bits per bit squared) of the entropy and its square in the centre; finite.
-    width : tuple of float
-        w / D in (0, 1]: the reach of the bet below the upper end, relative to the loss interval D.
-    b : tuple of float
-        Bet sizes in (0, 1) for the mean over the draws.
+    bet_sizes : tuple of float
+        a in (0, 1); the multiplier is lambda = a / w.
+    centre_linear, centre_quadratic : tuple of float
+        Coefficients beta1, beta2 (bits per bit, bits per bit squared) of the entropy and its square in the
+        centre; finite.
+    centre_widths : tuple of float
+        w / D in (0, 1]: reach of the bet below the upper end, relative to the loss interval D.
+    sampling_bet_sizes : tuple of float
+        b in (0, 1), for the mean over the draws.
     lambda_exponents : tuple of int or float
         j of the multipliers ``2^(j/2) sqrt(8 kappa) / Delta`` of the rigorous Azuma bound.
 
     Raises
     ------
     InputError
-        If a grid is empty or a value lies outside its range.
+        A grid is empty, or a value lies outside its range.
+
+    Examples
+    --------
+    >>> grids = Grids(alpha=(0.01, 0.1))
+    >>> grids.alpha, len(grids.bet_sizes)
+    ((0.01, 0.1), 64)
     """
 
-    alpha: tuple = (1e-4, 1e-3, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5)
-    a: tuple = logit_spaced(1e-3, 0.9995, 64)
-    beta1: tuple = (0.0, 0.25, 0.5, 0.75, 1.0)
-    beta2: tuple = (0.0, 0.03, 0.06)
-    width: tuple = (0.6, 0.8, 1.0)
-    b: tuple = logit_spaced(0.01, 0.98, 32)
-    lambda_exponents: tuple = (-4, -3, -2, -1, 0, 1, 2, 3, 4)
+    alpha: tuple[float, ...] = (1e-4, 1e-3, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5)
+    bet_sizes: tuple[float, ...] = logit_spaced(1e-3, 0.9995, 64)
+    centre_linear: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    centre_quadratic: tuple[float, ...] = (0.0, 0.03, 0.06)
+    centre_widths: tuple[float, ...] = (0.6, 0.8, 1.0)
+    sampling_bet_sizes: tuple[float, ...] = logit_spaced(0.01, 0.98, 32)
+    lambda_exponents: tuple[float, ...] = (-4, -3, -2, -1, 0, 1, 2, 3, 4)
 
     def __post_init__(self):
-        admissible = {"alpha": checks.smoothing, "width": checks.smoothing, "a": checks.open_unit, "b": checks.open_unit}
+        ranges = {
+            "alpha": checks.smoothing,
+            "bet_sizes": checks.open_unit,
+            "centre_widths": checks.smoothing,
+            "sampling_bet_sizes": checks.open_unit,
+        }
         for field in fields(self):
             values = tuple(getattr(self, field.name))
             if not values:
                 raise InputError(f"grids.{field.name} is empty; expected at least one value")
-            check = admissible.get(field.name, checks.real)
-            object.__setattr__(self, field.name, tuple(check(f"grids.{field.name}", value) for value in values))
+            check = ranges.get(field.name, checks.real)
+            checked = tuple(check(f"grids.{field.name}", value) for value in values)
+            object.__setattr__(self, field.name, checked)
+
+    def sizes(self, *names):
+        """Return the number of values of the grids `names`, by name."""
+        return {name: len(getattr(self, name)) for name in names}
+
+
+def grids_of(settings):
+    """Build the grids that a `bounds` section of the configuration describes, its defaults filled in.
+
+    Examples
+    --------
+    >>> from dataclasses import asdict
+    >>> settings = asdict(Grids()) | {"bet_sizes": {"low": 0.01, "high": 0.99, "count": 3}}
+    >>> [round(a, 3) for a in grids_of(settings).bet_sizes]
+    [0.01, 0.5, 0.99]
+    """
+
+    def values(setting):
+        return logit_spaced(**setting) if isinstance(setting, dict) else tuple(setting)
+
+    return Grids(**{field.name: values(settings[field.name]) for field in fields(Grids)})

@@ -1,4 +1,4 @@
-"""The record of one bound: its value, the terms it is made of, and everything that was chosen and paid for."""
+"""Record of one bound: its value, its terms, and the choices and complexity terms behind it."""
 
 import dataclasses
 import math
@@ -7,25 +7,25 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Bound:
-    """An upper bound on the expected loss M with probability at least 1 - delta, and how it came about.
+    """Upper bound on the expected loss M with probability at least 1 - delta, with its derivation.
 
-    ``value = empirical_risk + complexity_term + subsample_term + slack_term`` unless `capped`: then the first three add up to more than
-    the largest possible loss `high`, and ``value = high + slack_term``.
+    ``value = empirical_risk + complexity_term + subsample_term + slack_term`` unless `capped`: then the first
+    three add up to more than the largest possible loss `high`, and ``value = high + slack_term``.
 
     Attributes
     ----------
     value : float
         The bound, in the unit of the losses (bits for BPD, a fraction for top-k error).
     method : str
-        "azuma" (the paper's formula), "azuma_certified", "azuma_rigorous" or "betting".
+        Name of the method, a key of `tokenbounds.bounds.methods.METHODS`.
     theorem : str
-        The statement that `value` rests on.
+        Statement that `value` rests on.
     metric : str
         "bpd", "top{k}" or "loss".
     empirical_risk : float
         Mean loss of the ``n - n_pilot`` draws that estimate the mean.
     complexity_term, subsample_term, slack_term : float
-        What the hypothesis and the choices cost, what drawing n of m costs, and the numerical slack.
+        Cost of the hypothesis and the choices, cost of drawing n of m, and the numeric slack.
     capped : bool
         Whether the largest possible loss replaced the sum.
     low, high : float
@@ -33,13 +33,24 @@ class Bound:
     random_guess : float or None
         Loss of a uniform guess; the bound is vacuous when it is not below. None where the metric has none.
     delta, delta1, delta2 : float
-        Failure probability, and its shares for the corpus and for the draws as they were used (delta2 after any division).
+        Failure probability, and its shares for the corpus and for the draws as they were used (delta2 after
+        division).
     m, n, n_pilot, draw_size : int
         Tokens (or data points) in the corpus, draws, draws of the pilot, tokens in each draw.
     choices : dict
-        The values chosen: alpha, a, lambda, beta1, beta2, width, g0, b, as far as the method has them.
-    payments_bits : dict
-        What went into the complexity, itemised, in bits.
+        Chosen values: alpha, bet_size, lambda, centre_linear, centre_quadratic, centre_width, g0,
+        sampling_bet_size, as far as the method has them.
+    complexity_terms_bits : dict
+        Terms of the complexity, itemised, in bits.
+
+    Examples
+    --------
+    >>> from tokenbounds.bounds import azuma_certified_losses
+    >>> bound = azuma_certified_losses([0.2, 0.4, 0.6] * 100, 0, 1, message_bits=800, m=10**6)
+    >>> bound.method, bound.n, bound.capped, bound.vacuous
+    ('azuma_certified', 300, False, False)
+    >>> bound.complexity_terms_bits["message"]
+    800.0
     """
 
     value: float
@@ -62,11 +73,12 @@ class Bound:
     n_pilot: int
     draw_size: int
     choices: dict = field(default_factory=dict)
-    payments_bits: dict = field(default_factory=dict)
+    complexity_terms_bits: dict = field(default_factory=dict)
 
     def __post_init__(self):
         numbers = [value for value in dataclasses.asdict(self).values() if isinstance(value, float)]
-        if not all(map(math.isfinite, [*numbers, *self.choices.values(), *self.payments_bits.values()])):
+        numbers += [*self.choices.values(), *self.complexity_terms_bits.values()]
+        if not all(map(math.isfinite, numbers)):
             raise ArithmeticError(f"a term of the {self.method} bound is not finite: {self!r}")
 
     @property
@@ -75,12 +87,12 @@ class Bound:
         return self.random_guess is not None and self.value >= self.random_guess
 
     def as_dict(self):
-        """A dict of strings, numbers, booleans, None and dicts of numbers: ready for JSON."""
+        """Convert to a dict of strings, numbers, booleans, None and dicts of numbers: ready for JSON."""
         return dataclasses.asdict(self)
 
 
-def assemble(high, empirical_risk, complexity_term, subsample_term, slack_term, capped=True, **rest):
-    """A `Bound` whose value is the sum of its terms, the loss part at most `high` unless `capped` is False."""
+def assemble(*, high, empirical_risk, complexity_term, subsample_term, slack_term, capped=True, **rest):
+    """Build a `Bound` from its terms, their sum without slack at most `high` unless `capped` is False."""
     terms = [float(term) for term in (empirical_risk, complexity_term, subsample_term)]
     total = math.fsum(terms)
     hit = bool(capped and total > high)

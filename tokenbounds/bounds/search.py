@@ -1,96 +1,131 @@
 """Step 1 of the recipe: the best smoothing, bet and centre on the pilot (docs/theory.md, sections 4 and 5).
 
-The corpus event covers every point of the grids at once, so any way of choosing is allowed; this one is exact on pilots of up to
-`COARSE_VALUES` losses and goes from an evenly spaced subset to the whole pilot on larger ones. It is deterministic.
+The corpus event covers every point of the grids at once, so any search is allowed; this one is exact on
+pilots of up to `COARSE_VALUES` losses and goes from an evenly spaced subset to the whole pilot on larger
+ones. It is deterministic.
 """
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
+
+from tokenbounds.bounds.draws import Sample
 
 COARSE_VALUES = 4096
 FINALISTS = 32
 _BLOCK = 1 << 20  # log1p values held at once
 
 
-def forms(grids, centred):
-    """Every (beta1, beta2, width) of the grids; without centring only the one that makes Theorem C into Theorem A."""
-    return list(itertools.product(grids.beta1, grids.beta2, grids.width)) if centred else [(0.0, 0.0, 1.0)]
+class Centre(NamedTuple):
+    """Form of the centre of the bets: coefficients of the entropy and its square, and w / D."""
+
+    linear: float
+    quadratic: float
+    width: float
+
+    def at(self, sample, entropies):
+        """Compute ``c = clip(low + linear H + quadratic H^2, max(low_i, high_i - w), high_i)``.
+
+        Here ``w = width (high - low)``. Returns (n, S), or a scalar without entropies H.
+        """
+        unclipped = sample.low
+        if entropies is not None:
+            unclipped = sample.low + entropies * (self.linear + self.quadratic * entropies)
+        least = np.maximum(sample.lows, sample.highs - self.width * sample.range)
+        return np.clip(unclipped, least, sample.highs)
 
 
-def centre(losses, entropies, beta1, beta2, width):
-    """``c = clip(low + beta1 H + beta2 H^2, max(low_i, high_i - w), high_i)``, w = width (high - low); (n, S) or a scalar without H."""
-    wanted = losses.low if entropies is None else losses.low + entropies * (beta1 + beta2 * entropies)
-    return np.clip(wanted, np.maximum(losses.lows, losses.highs - width * losses.range), losses.highs)
+NO_CENTRE = Centre(0.0, 0.0, 1.0)  # makes Theorem C into Theorem A
 
 
-def centred_values(losses, entropies, kappa, a, form):
-    """For each bet in `a` (k,): ``c_mean + (1 - e^g) / lambda`` with ``g = mean ln(1 + lambda (c - X)) - kappa``, and g; two (k,) arrays.
-
-    This is Theorem C with the draws in the place of the corpus.
-    """
-    width = form[2] * losses.range
-    c = centre(losses, entropies, *form)
-    distances = ((c - losses.values) / width).ravel()
-    mean_logs = np.zeros(len(a))
-    for start in range(0, distances.size, max(1, _BLOCK // len(a))):
-        block = distances[start : start + max(1, _BLOCK // len(a))]
-        mean_logs += np.log1p(np.multiply.outer(a, block)).sum(axis=1)
-    g = mean_logs / distances.size - kappa
-    return np.mean(c) - np.expm1(g) * width / a, g
+def centres(grids, centred):
+    """List every centre of the grids; without centring only `NO_CENTRE`."""
+    if not centred:
+        return [NO_CENTRE]
+    forms = itertools.product(grids.centre_linear, grids.centre_quadratic, grids.centre_widths)
+    return [Centre(*form) for form in forms]
 
 
-def best(records, entropies, part, kappa, a, forms):
-    """The (option, a, form) with the least value on the pilot, and its g.
+def centred_values(sample, entropies, kappa, bets, centre):
+    """Evaluate Theorem C with the draws in the place of the corpus.
 
     Parameters
     ----------
-    records : BoundedRecords or BpdRecords
-        Give the losses of the slice `part` under each of their options.
+    sample : Sample
     entropies : numpy.ndarray, (n, S), or None
-    part : slice
-        The pilot.
     kappa : float
-        Price per token in nats.
-    a : numpy.ndarray, (k,)
-        Bet sizes.
-    forms : list of (beta1, beta2, width)
+        Complexity per token in nats.
+    bets : numpy.ndarray, (k,)
+        Bet sizes a.
+    centre : Centre
 
     Returns
     -------
-    option, a, form, g
+    values, g : numpy.ndarray, (k,)
+        For each bet ``c_mean + (1 - e^g) / lambda`` with ``g = mean ln(1 + lambda (c - X)) - kappa``, and g.
     """
-    every = [records.losses(option, part) for option in records.options]
-    pilot_entropies = None if entropies is None else entropies[part]
-    size = every[0].values.size
+    width = centre.width * sample.range
+    c = centre.at(sample, entropies)
+    distances = ((c - sample.values) / width).ravel()
+    block = max(1, _BLOCK // len(bets))
+    mean_logs = np.zeros(len(bets))
+    for start in range(0, distances.size, block):
+        mean_logs += np.log1p(np.multiply.outer(bets, distances[start : start + block])).sum(axis=1)
+    g = mean_logs / distances.size - kappa
+    return np.mean(c) - np.expm1(g) * width / bets, g
+
+
+def best(losses, part, kappa, bets, options, centres):
+    """Find the option, bet and centre with the least value on the pilot.
+
+    Parameters
+    ----------
+    losses : Losses
+    part : slice
+        The pilot.
+    kappa : float
+        Complexity per token in nats.
+    bets : numpy.ndarray, (k,)
+        Bet sizes.
+    options : sequence
+        Smoothings to choose from.
+    centres : list of Centre
+
+    Returns
+    -------
+    option, bet, centre, g
+    """
+    samples = [losses.sample(option, part) for option in options]
+    entropies = None if losses.entropies is None else losses.entropies[part]
+    size = samples[0].values.size
     thin = None if size <= COARSE_VALUES else np.linspace(0, size - 1, COARSE_VALUES).astype(np.int64)
-    values, gs = np.full((2, len(every), len(forms), len(a)), np.inf)
-    for i, losses in enumerate(every):
-        if losses.trivial:  # alpha = 1 leaves nothing to bet on
-            values[i], gs[i] = losses.high, 0.0
+    values, gs = np.full((2, len(samples), len(centres), len(bets)), np.inf)
+    for i, sample in enumerate(samples):
+        if sample.trivial:  # alpha = 1 leaves nothing to bet on
+            values[i], gs[i] = sample.high, 0.0
             continue
-        coarse, coarse_entropies = (losses, pilot_entropies) if thin is None else _thinned(losses, pilot_entropies, thin)
-        for j, form in enumerate(forms):
-            values[i, j], gs[i, j] = centred_values(coarse, coarse_entropies, kappa, a, form)
+        coarse, coarse_entropies = (sample, entropies) if thin is None else _thinned(sample, entropies, thin)
+        for j, centre in enumerate(centres):
+            values[i, j], gs[i, j] = centred_values(coarse, coarse_entropies, kappa, bets, centre)
     order = np.argsort(values, axis=None, kind="stable")
     winner = np.unravel_index(order[0], values.shape)
     if thin is not None:
         finalists = [np.unravel_index(flat, values.shape) for flat in order[:FINALISTS]]
         for i, j, k in finalists:
-            if not every[i].trivial:
-                values[i, j, k], gs[i, j, k] = (
-                    array[0] for array in centred_values(every[i], pilot_entropies, kappa, a[k : k + 1], forms[j])
-                )
+            if not samples[i].trivial:
+                exact = centred_values(samples[i], entropies, kappa, bets[k : k + 1], centres[j])
+                values[i, j, k], gs[i, j, k] = (array[0] for array in exact)
         winner = min(finalists, key=lambda index: values[index])
     i, j, k = winner
-    return records.options[i], float(a[k]), forms[j], float(gs[winner])
+    return options[i], float(bets[k]), centres[j], float(gs[winner])
 
 
-def _thinned(losses, entropies, index):
-    """The losses (and entropies) at the flat positions `index`, as (len(index), 1)."""
+def _thinned(sample, entropies, index):
+    """Select the losses (and entropies) at the flat positions `index`, as (len(index), 1)."""
 
     def take(array):
         return np.ravel(array)[index][:, None] if np.ndim(array) else array
 
-    thin = type(losses)(take(losses.values), losses.low, losses.high, take(losses.lows), take(losses.highs))
+    thin = Sample(take(sample.values), sample.low, sample.high, take(sample.lows), take(sample.highs))
     return thin, None if entropies is None else take(entropies)

@@ -1,7 +1,13 @@
-"""Sparse k-th order Markov chains over tokens (paper, 6.4 and B.5): a token is as probable as it was frequent after the same context.
+"""Sparse k-th order Markov chains over tokens (paper, 6.4 and B.5): the probability of a token is its
+relative frequency after the same context.
 
-The context of a token is the last k tokens of its own document. Where the document has fewer, the places before its start hold a symbol of
-their own, V: "the second token of a document that begins with x" is a context too, and no other document's tokens are in any.
+The context of a token is the last k tokens of its own document. If the document has fewer, the places before
+its start hold a symbol of their own, V. With k = 2::
+
+    tokens      5    6    7    EOT  5    8    EOT
+    contexts    V V  V 5  5 6  6 7  V V  V 5  5 8
+
+"The second token of a document that begins with 5" is a context too, and no context spans two documents.
 """
 
 from typing import Literal
@@ -11,23 +17,28 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from tokenbounds.count_codec import MAX_COUNT, check_counts, unrolled
+from tokenbounds.config.schema import HypothesisConfig
 from tokenbounds.errors import InputError
-from tokenbounds.sections import HypothesisConfig
-from tokenbounds.streams import generator
+from tokenbounds.models.ngram_counts import MAX_COUNT, check_counts, unrolled
+from tokenbounds.randomness import generator
 
 
 class MarkovConfig(HypothesisConfig):
-    """Everything that defines a Markov chain but its n-grams and counts."""
+    """Hypothesis configuration of a Markov chain: everything that defines it but its n-grams and counts."""
 
     family: Literal["markov"] = Field(description="Model family.")
-    order: int = Field(description="Tokens k of context.", ge=0)
-    ngrams: int = Field(description="Number of n-grams: contexts of k tokens with a token that followed.", ge=1)
-    floor_bits: int = Field(description="2^-floor_bits of each prediction is spread evenly over all tokens.", ge=1, le=30)
+    order: int = Field(description="Number k of context tokens.", ge=0)
+    ngrams: int = Field(
+        description="Number of n-grams: contexts of k tokens with a token that followed.", ge=1
+    )
+    floor_bits: int = Field(
+        description="Floor: 2^-floor_bits of each prediction is spread evenly over all tokens.", ge=1, le=30
+    )
 
 
 class MarkovChain(nn.Module):
-    """q(x | context) = (1 - e) count(context, x) / count(context) + e / V with e = 2^-floor_bits; 1 / V after an unseen context.
+    """q(x | context) = (1 - e) count(context, x) / count(context) + e / V with e = 2^-floor_bits; 1 / V after
+    an unseen context.
 
     Parameters
     ----------
@@ -35,8 +46,13 @@ class MarkovChain(nn.Module):
 
     Notes
     -----
-    Its tensors are those of `tokenbounds.count_codec.CountsCodec`. They are parameters that do not train, so that it is written, loaded and
-    moved as any model.
+    Its tensors are those of `tokenbounds.codecs.counts.CountsCodec`. They are parameters that do not train,
+    so that it is written, loaded and moved like any model:
+
+    ==========  ==========================  ==========================================================
+    ``ngrams``  int32, (ngrams, order + 1)  Contexts with a token that followed, rows ascending
+    ``counts``  int32, (ngrams,)            Their counts, 1 to 65535, reduced within each context
+    ==========  ==========================  ==========================================================
     """
 
     Config = MarkovConfig
@@ -45,20 +61,26 @@ class MarkovChain(nn.Module):
         super().__init__()
         self.config = config
         for name, shape in self.layout():
-            self.register_parameter(name, nn.Parameter(torch.zeros(shape, dtype=torch.int32), requires_grad=False))
+            self.register_parameter(
+                name, nn.Parameter(torch.zeros(shape, dtype=torch.int32), requires_grad=False)
+            )
         self._index = None
 
     @classmethod
     def from_config(cls, config):
-        """The chain of a checked configuration (`MarkovConfig` as a dictionary), without its counts."""
+        """Build the chain of a valid configuration (`MarkovConfig` as a dictionary), without its counts."""
         return cls(MarkovConfig.model_validate(config))
 
     def layout(self):
-        """(name, shape) of every tensor, in a fixed order."""
+        """List (name, shape) of every tensor, in a fixed order."""
         return [("ngrams", (self.config.ngrams, self.config.order + 1)), ("counts", (self.config.ngrams,))]
 
     def hidden(self, ids):
-        """The last k tokens (B, T, k), int64, up to each of `ids` (B, T); V before the first, and up to an EOT: it stands for the start."""
+        """Collect the last k tokens (B, T, k), int64, up to each of `ids` (B, T).
+
+        Places before the first token hold V, and so do an EOT and all places before it: an EOT stands for the
+        start.
+        """
         k, start = self.config.order, self.config.vocab_size
         padded = torch.cat([ids.new_full((ids.shape[0], k), start), ids], dim=1)
         windows = padded.unfold(1, k, 1)[:, 1:] if k else ids.new_zeros((*ids.shape, 0))  # (B, T, k)
@@ -66,17 +88,26 @@ class MarkovChain(nn.Module):
         return windows.masked_fill(ended, start)
 
     def head(self, hidden):
-        """Logits (..., V), float32: ln q after the contexts (..., k)."""
+        """Compute logits (..., V), float32: ln q after the contexts (..., k)."""
         config, index = self.config, self._indexed()
         contexts = hidden.flatten(end_dim=-2)
         first, size = index.find(contexts)
         floor = 2.0**-config.floor_bits
-        q = torch.full((len(contexts), config.vocab_size), floor / config.vocab_size, dtype=torch.float64, device=hidden.device)
+        q = torch.full(
+            (len(contexts), config.vocab_size),
+            floor / config.vocab_size,
+            dtype=torch.float64,
+            device=hidden.device,
+        )
         q[size == 0] = 1 / config.vocab_size
         rows = torch.repeat_interleave(torch.arange(len(contexts), device=hidden.device), size)
-        entries = torch.arange(len(rows), device=hidden.device) + torch.repeat_interleave(first - (size.cumsum(0) - size), size)
+        entries = torch.arange(len(rows), device=hidden.device) + torch.repeat_interleave(
+            first - (size.cumsum(0) - size), size
+        )
         counts = self.counts[entries].double()
-        totals = torch.zeros(len(contexts), dtype=torch.float64, device=hidden.device).index_add_(0, rows, counts)
+        totals = torch.zeros(len(contexts), dtype=torch.float64, device=hidden.device).index_add_(
+            0, rows, counts
+        )
         q[rows, self.ngrams[entries, -1].long()] += (1 - floor) * counts / totals[rows]
         return q.log().float().reshape(*hidden.shape[:-1], config.vocab_size)
 
@@ -88,14 +119,21 @@ class MarkovChain(nn.Module):
 
 
 class _Index:
-    """Finds the rows of a context among sorted n-grams: a search per token of the context, so that no key is longer than 63 bits."""
+    """An index of sorted n-grams that finds the rows of a context.
+
+    It searches once per token of the context, so that no key is longer than 63 bits.
+    """
 
     def __init__(self, ngrams, vocab_size):
         self.base, self.keys = vocab_size + 1, []
         bad = (ngrams < 0) | (ngrams > vocab_size)
         if bad.any() or (ngrams[:, -1] == vocab_size).any():
-            raise InputError(f"n-grams with tokens {int(ngrams.min())} to {int(ngrams.max())}; expected 0 to {vocab_size - 1}")
-        context = torch.zeros(len(ngrams), dtype=torch.int64, device=ngrams.device)  # number of the row's first j tokens
+            raise InputError(
+                f"n-grams with tokens {int(ngrams.min())} to {int(ngrams.max())}; "
+                f"expected 0 to {vocab_size - 1}"
+            )
+        # Index of each row's first j tokens among the distinct ones.
+        context = torch.zeros(len(ngrams), dtype=torch.int64, device=ngrams.device)
         for tokens in ngrams[:, :-1].T:
             keys, context = torch.unique_consecutive(context * self.base + tokens, return_inverse=True)
             self.keys.append(keys)
@@ -107,25 +145,29 @@ class _Index:
         self.starts = self.sizes.cumsum(0) - self.sizes
 
     def find(self, contexts):
-        """First row and number of rows of each of `contexts` (Q, k); no rows where one is not there."""
-        found = torch.zeros(len(contexts), dtype=torch.int64, device=contexts.device)
+        """Find first row and number of rows of each of `contexts` (Q, k); 0 rows for an unseen context."""
+        number = torch.zeros(len(contexts), dtype=torch.int64, device=contexts.device)
         known = torch.ones(len(contexts), dtype=torch.bool, device=contexts.device)
         for keys, tokens in zip(self.keys, contexts.T, strict=True):
-            wanted = found * self.base + tokens
-            found = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-            known &= keys[found] == wanted
-        return self.starts[found], self.sizes[found] * known
+            wanted = number * self.base + tokens
+            number = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+            known &= keys[number] == wanted
+        return self.starts[number], self.sizes[number] * known
 
 
 def count_ngrams(tokens, order, vocab_size, eot_id):
-    """Distinct contexts of `order` tokens with the token after, and how often each occurs.
+    """Count each distinct context of `order` tokens with the token after it.
 
     Parameters
     ----------
     tokens : ndarray of int, shape (n,)
         Whole documents, each closed by `eot_id`.
     order : int
-        k.
+        Number k of context tokens.
+    vocab_size : int
+        Symbol V of places before a document's start.
+    eot_id : int
+        Id of the end-of-text token.
 
     Returns
     -------
@@ -133,10 +175,16 @@ def count_ngrams(tokens, order, vocab_size, eot_id):
         Ascending rows; `vocab_size` where a context reaches before its document's start.
     counts : ndarray of int64, shape (N,)
 
+    Raises
+    ------
+    InputError
+        The tokens do not end with `eot_id`.
+
     Notes
     -----
-    By sorting: the (j+1)-grams are numbered by the number of their first j tokens and the last, so that every key is one integer. Peak
-    memory is some 40 bytes per token and four more per token of context.
+    The counts come from sorting. The key of a (j+1)-gram is the index of its first j tokens among the
+    distinct j-grams, times V + 1, plus its last token: one integer for every j. Peak memory is some 40 bytes
+    per token and four more per token of context.
     """
     if not tokens.size or tokens[-1] != eot_id:
         raise InputError("tokens do not end with an end-of-text token; expected whole documents")
@@ -162,7 +210,7 @@ def count_ngrams(tokens, order, vocab_size, eot_id):
 
 
 def _unique_inverse(values):
-    """As numpy.unique with the inverse, with fewer copies."""
+    """Find distinct values and the inverse as `numpy.unique` does, with fewer copies."""
     order = np.argsort(values)
     ordered = values[order]
     new = np.concatenate([[False], ordered[1:] != ordered[:-1]])
@@ -174,9 +222,17 @@ def _unique_inverse(values):
 
 
 def quantize_counts(ngrams, counts):
-    """Counts of 16 bits: each context's counts without their common divisor and, where the largest is above 65535, scaled down.
+    """Reduce counts to 16 bits.
 
-    A scaled count is rounded to the nearest integer, at least 1, so that no token that was seen becomes unseen.
+    The counts of each context are divided by their common divisor and, if the largest is above 65535, scaled
+    down. A scaled count is rounded to the nearest integer, at least 1, so that no token that was seen becomes
+    unseen.
+
+    Parameters
+    ----------
+    ngrams : ndarray of int32, shape (N, k + 1)
+    counts : ndarray of int64, shape (N,)
+        As from `count_ngrams`.
 
     Returns
     -------
@@ -195,21 +251,35 @@ def quantize_counts(ngrams, counts):
 
 
 def training_documents(store, tokens, seed, corpus_name):
-    """Range of global positions of a seeded run of whole documents with at least `tokens` tokens, the fewest from its first on.
+    """Draw a run of whole documents with at least `tokens` tokens.
 
-    The first document is uniform among those with so many tokens from it on, by the stream ``("markov", corpus_name)``: the same for every
-    order.
+    The first document is uniform among those with enough tokens from their start to the corpus' end, by the
+    stream ``("markov", corpus_name)``: the same for every order. The run is as short as it can be from there.
 
     Parameters
     ----------
-    store : tokenbounds.corpus.TokenStore
+    store : tokenbounds.corpus.store.TokenStore
+    tokens : int
+        Least number of tokens.
+    seed : int
+        Seed of the run.
+    corpus_name : str
+        Name of the corpus, which names the random stream.
 
     Returns
     -------
     start, stop : int
+        Range of global positions.
+
+    Raises
+    ------
+    InputError
+        The corpus has fewer tokens.
     """
     if tokens > store.m:
-        raise InputError(f"{store.folder}: {tokens} training tokens of a corpus of {store.m}; expected at most all of them")
+        raise InputError(
+            f"{store.folder}: {tokens} training tokens of a corpus of {store.m}; expected at most all of them"
+        )
     starts = store.start_of(np.arange(store.documents))
     possible = int(np.searchsorted(starts, store.m - tokens, side="right"))
     start = int(starts[generator(seed, "markov", corpus_name).integers(possible)])
@@ -218,28 +288,35 @@ def training_documents(store, tokens, seed, corpus_name):
 
 
 def train_chain(store, *, order, tokens, start_token, floor_bits, seed, corpus_name):
-    """Count a chain on part of the training tokens.
+    """Count a chain on a part of the training tokens.
 
     Parameters
     ----------
-    store : tokenbounds.corpus.TokenStore
+    store : tokenbounds.corpus.store.TokenStore
     order : int
-        Tokens k of context.
+        Number k of context tokens.
     tokens : int
-        Training tokens, rounded up to whole documents.
+        Number of training tokens, rounded up to whole documents.
     start_token, floor_bits
         As in `MarkovConfig`.
     seed : int
-        The run's seed.
+        Seed of the run.
     corpus_name : str
-        Names the random stream.
+        Name of the corpus, which names the random stream.
 
     Returns
     -------
     model : MarkovChain
+        In evaluation mode.
     config : dict
+        Its hypothesis configuration.
     start, stop : int
-        The positions that it was counted on.
+        Range of the positions that it was counted on.
+
+    Raises
+    ------
+    InputError
+        As for `training_documents`.
     """
     start, stop = training_documents(store, tokens, seed, corpus_name)
     ngrams, counts = count_ngrams(store.tokens(start, stop), order, store.vocab_size, store.eot_id)
@@ -255,8 +332,29 @@ def train_chain(store, *, order, tokens, start_token, floor_bits, seed, corpus_n
 
 
 def chain_of(ngrams, counts, *, vocab_size, eot_id, start_token, floor_bits):
-    """The chain of n-grams and their quantized counts, and its configuration."""
-    config = {"family": "markov", "vocab_size": vocab_size, "order": ngrams.shape[1] - 1, "ngrams": len(counts)}
+    """Build a chain of n-grams with quantized counts, and its hypothesis configuration.
+
+    Parameters
+    ----------
+    ngrams : ndarray of int32, shape (N, k + 1)
+        As from `count_ngrams`.
+    counts : ndarray of int32, shape (N,)
+        As from `quantize_counts`.
+    vocab_size, eot_id, start_token, floor_bits
+        As in `MarkovConfig`.
+
+    Returns
+    -------
+    model : MarkovChain
+        In evaluation mode.
+    config : dict
+    """
+    config = {
+        "family": "markov",
+        "vocab_size": vocab_size,
+        "order": ngrams.shape[1] - 1,
+        "ngrams": len(counts),
+    }
     config |= {"floor_bits": floor_bits, "start_token": start_token, "eot_id": eot_id}
     model = MarkovChain.from_config(config)
     model.ngrams.copy_(torch.from_numpy(ngrams))

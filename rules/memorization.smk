@@ -1,0 +1,34 @@
+"""Training sequences that quantized models still know by heart (the paper's Figure 4)."""
+
+
+def model_tokenizer(wildcards):
+    """The tokenizer of a model's corpus."""
+    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/tokenizer"
+
+
+rule memorization:
+    input:
+        weights="results/{run}/models/{model}/model.safetensors",
+        config="results/{run}/models/{model}/config.json",
+        index=training_tokens,
+        tokenizer=model_tokenizer,
+    output:
+        accuracies="results/{run}/memorization/{figure}.{model}.csv",
+        sidecar="results/{run}/memorization/{figure}.{model}.json",
+    log:
+        "results/{run}/logs/memorization/{figure}.{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/memorization/{figure}.{model}.tsv"
+    wildcard_constraints:
+        figure=one_of(name for name, figure in CONFIG.figures.items() if hasattr(figure, "levels")),
+    threads: CONFIG.scoring.threads
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(4 * 60),
+        gpu=1,
+    params:
+        code=code("experiments.memorization", "codecs.levels", hypotheses=own),
+        levels=from_figure("levels"),
+        method=from_figure("method"),
+    script:
+        "../workflow_scripts/memorization.py"

@@ -1,0 +1,145 @@
+"""Documents with roles to a tokenizer, token shards, an index and drawn positions.
+
+Outputs: results/{run}/tokens/{corpus}/ and results/{run}/positions/.
+"""
+
+
+def of_shards(suffix):
+    """Input function: the files with a suffix of all shards of a split, in order."""
+
+    def paths(wildcards):
+        shards = [f"{shard:05d}" for shard in range(CONFIG.corpora[wildcards.corpus].shards)]
+        return expand(
+            "results/{run}/tokens/{corpus}/{split}/{shard}.{suffix}", **wildcards, shard=shards, suffix=suffix
+        )
+
+    return paths
+
+
+def tokenizer_files(wildcards):
+    """The tokenizer's own files, where it is not trained here."""
+    tokenizer = CONFIG.corpora[wildcards.corpus].tokenizer
+    if tokenizer.hub:
+        return [f"resources/tokenizers/{wildcards.corpus}/download.json"]
+    if tokenizer.corpus:
+        return [f"{CONFIG.results}/tokens/{tokenizer.corpus}/tokenizer"]
+    if tokenizer.gpt2:
+        return [f"{tokenizer.gpt2}/encoder.json", f"{tokenizer.gpt2}/vocab.bpe"]
+    return [path for path in (tokenizer.file, tokenizer.sentencepiece) if path]
+
+
+localrules:
+    download_tokenizer,
+    positions,
+
+
+rule download_tokenizer:
+    output:
+        manifest="resources/tokenizers/{corpus}/download.json",
+    log:
+        "resources/logs/download_tokenizer/{corpus}.log",
+    benchmark:
+        "resources/benchmarks/download_tokenizer/{corpus}.tsv"
+    retries: 3
+    params:
+        repository=from_corpus("tokenizer.hub"),
+        revision=from_corpus("tokenizer.revision"),
+        patterns=["tokenizer.json", "tokenizer.model"],
+        repository_type="model",
+    script:
+        "../workflow_scripts/download.py"
+
+
+rule tokenizer:
+    input:
+        files=tokenizer_files,
+        manifest="results/{run}/tokens/{corpus}/documents.json",
+        roles="results/{run}/tokens/{corpus}/roles.bin",
+    output:
+        folder=directory("results/{run}/tokens/{corpus}/tokenizer"),
+    log:
+        "results/{run}/logs/tokenizer/{corpus}.log",
+    benchmark:
+        "results/{run}/benchmarks/tokenizer/{corpus}.tsv"
+    threads: 2
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(4 * 60),
+    params:
+        code=code("corpus.tokenizers"),
+        section=from_corpus(include={"tokenizer", "eot", "source", "empty_documents"}),
+    script:
+        "../workflow_scripts/tokenizer.py"
+
+
+rule tokenize:
+    input:
+        manifest="results/{run}/tokens/{corpus}/documents.json",
+        roles="results/{run}/tokens/{corpus}/roles.bin",
+        tokenizer="results/{run}/tokens/{corpus}/tokenizer",
+    output:
+        multiext(
+            "results/{run}/tokens/{corpus}/train/{shard}", tokens=".bin", ends=".ends.bin", sidecar=".json"
+        ),
+        multiext(
+            "results/{run}/tokens/{corpus}/val/{shard}",
+            val_tokens=".bin",
+            val_ends=".ends.bin",
+            val_sidecar=".json",
+        ),
+    log:
+        "results/{run}/logs/tokenize/{corpus}.{shard}.log",
+    benchmark:
+        "results/{run}/benchmarks/tokenize/{corpus}.{shard}.tsv"
+    threads: 2
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(12 * 60),
+    params:
+        code=code("corpus.shards"),
+        section=from_corpus(include={"tokenizer", "eot", "source", "empty_documents"}),
+    script:
+        "../workflow_scripts/tokenize_shard.py"
+
+
+rule index:
+    input:
+        tokens=of_shards("bin"),
+        ends=of_shards("ends.bin"),
+        sidecars=of_shards("json"),
+    output:
+        index="results/{run}/tokens/{corpus}/{split}/index.json",
+        ends="results/{run}/tokens/{corpus}/{split}/ends.bin",
+    log:
+        "results/{run}/logs/index/{corpus}.{split}.log",
+    benchmark:
+        "results/{run}/benchmarks/index/{corpus}.{split}.tsv"
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(4 * 60),
+    params:
+        code=code("corpus.store"),
+    script:
+        "../workflow_scripts/index.py"
+
+
+rule positions:
+    input:
+        index="results/{run}/tokens/{corpus}/train/index.json",
+        ends="results/{run}/tokens/{corpus}/train/ends.bin",
+    output:
+        draws="results/{run}/positions/{corpus}.{sampling}.parquet",
+        sidecar="results/{run}/positions/{corpus}.{sampling}.json",
+    log:
+        "results/{run}/logs/positions/{corpus}.{sampling}.log",
+    benchmark:
+        "results/{run}/benchmarks/positions/{corpus}.{sampling}.tsv"
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(30),
+    params:
+        code=code("corpus.sampling"),
+        scheme=from_scheme(include={"mode", "n", "window"}),
+        seed=CONFIG.seed,
+    script:
+        "../workflow_scripts/positions.py"

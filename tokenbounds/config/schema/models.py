@@ -1,0 +1,379 @@
+"""Models, their structures and training, and the configuration of hypotheses."""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from tokenbounds.config.schema.base import Commit, Name, Probability, Section, slice_of
+from tokenbounds.plugins import with_plugins
+
+
+class Architecture(Section):
+    """A GPT: pre-norm transformer decoder with GELU and a tied head."""
+
+    layers: PositiveInt = Field(description="Transformer blocks.")
+    heads: PositiveInt = Field(description="Attention heads per block.")
+    width: PositiveInt = Field(description="Width of the residual stream.")
+    context_length: PositiveInt = Field(1024, description="Longest input in tokens (block size).")
+    positions: Literal["learned", "rotary"] = Field("rotary", description="Position encoding.")
+    bias: bool = Field(False, description="Bias vectors in linear layers and layer norms.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout during training.")
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.positions == "rotary" and (self.width // self.heads) % 2:
+            raise ValueError(f"rotary positions need an even width per head, found {self.width}/{self.heads}")
+        return self
+
+
+class HypothesisConfig(Section):
+    """Facts that every hypothesis states, whatever its family."""
+
+    vocab_size: int = Field(
+        description="Number of tokens V that are predicted; the model may have more rows.", ge=2
+    )
+    start_token: Literal["first", "always"] = Field(
+        description="Which predictions receive a leading EOT, which stands for the document's start."
+    )
+    eot_id: int = Field(description="Id of the end-of-text token.", ge=0)
+
+    @model_validator(mode="after")
+    def _check_eot(self):
+        if self.eot_id >= self.vocab_size:
+            raise ValueError(f"eot_id {self.eot_id} is outside the vocabulary of {self.vocab_size} tokens")
+        return self
+
+
+class Structured(Section):
+    """Keys common to all structures."""
+
+    layers: Literal["all", "attention"] = Field(
+        "all",
+        description="Structured layers besides the head: attention and MLP, or attention only.",
+    )
+    train_biases: bool = Field(True, description="Training of biases, those of norms too (else they stay 0).")
+    train_norms: bool = Field(True, description="Training of the weights of norms (else they stay 1).")
+    vocab_multiple: PositiveInt = Field(
+        64,
+        description="Multiple to which the head's rows are padded, so that they factorize; padding is never "
+        "predicted.",
+    )
+
+
+class LoRA(Structured):
+    """W = W0 + (scale / rank) B A with W0 drawn from the seed [Hu et al. 2021]; layers that are not
+    structured stay as drawn."""
+
+    kind: Literal["lora"] = Field(description="Low rank.")
+    rank: PositiveInt = Field(description="Rank r.")
+    scale: PositiveFloat = Field(32.0, description="LoRA's alpha: the update is multiplied by scale / rank.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before A during training.")
+
+
+class Kronecker(Structured):
+    """W = A (x) B, A of shape (out_factor, in_factor)."""
+
+    kind: Literal["kronecker"] = Field(description="Kronecker product.")
+    out_factor: PositiveInt = Field(description="Rows of A; a divisor of every layer's output width.")
+    in_factor: PositiveInt = Field(description="Columns of A; a divisor of every layer's input width.")
+
+
+class Monarch(Structured):
+    """Two block-diagonal factors with a permutation between [Dao et al. 2022]; the embedding stays as
+    drawn."""
+
+    kind: Literal["monarch"] = Field(description="Monarch matrices.")
+    blocks: int = Field(
+        4, ge=2, description="Blocks per factor; a divisor of every layer's input and output width."
+    )
+
+
+Structure = Annotated[LoRA | Kronecker | Monarch, Field(discriminator="kind")]
+
+
+class Subspace(Section):
+    """Parameters theta0 + P w: only w trains; theta0 and the projection P are drawn from the seed."""
+
+    dimension: PositiveInt = Field(
+        description="Length d of w; at most the number of parameters that it replaces."
+    )
+
+
+class Training(Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    steps: PositiveInt = Field(description="Optimizer steps.")
+    batch_size: PositiveInt = Field(8, description="Sequences per micro-batch and process.")
+    accumulation: PositiveInt = Field(1, description="Micro-batches per optimizer step, over all processes.")
+    learning_rate: PositiveFloat = Field(2e-4, description="Peak learning rate.")
+    min_learning_rate: float | None = Field(
+        None, ge=0, description="Learning rate at the end of the cosine; default a tenth of the peak."
+    )
+    warmup: int = Field(500, ge=0, description="Warm-up steps.")
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay on matrices.")
+    beta2: Probability = Field(0.95, description="Second AdamW momentum; the first is 0.9.")
+    grad_clip: PositiveFloat = Field(1.0, description="Largest gradient norm.")
+    sequence_length: PositiveInt | None = Field(
+        None, description="Tokens per training sequence; default the model's context_length."
+    )
+    eval_every: PositiveInt = Field(500, description="Steps between evaluations on the validation split.")
+    eval_batches: PositiveInt = Field(20, description="Micro-batches per evaluation.")
+    checkpoint_minutes: PositiveFloat = Field(10.0, description="Minutes between checkpoints.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Compute type; auto takes bfloat16 where a short probe finds it faster."
+    )
+    processes: PositiveInt = Field(
+        1, description="Training processes (one per GPU), started by torchrun when more than one."
+    )
+    threads: PositiveInt = Field(
+        2, description="CPU threads per process; fixed, because the sums of a matrix product depend on it."
+    )
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.accumulation % self.processes:
+            raise ValueError(
+                f"accumulation {self.accumulation} is not a multiple of processes {self.processes}"
+            )
+        if self.warmup > self.steps:
+            raise ValueError(
+                f"warmup {self.warmup} is longer than steps {self.steps}: "
+                "the peak learning rate is never reached"
+            )
+        if self.min_learning_rate is not None and self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}"
+            )
+        return self
+
+
+class ModelSection(Section):
+    """Base of all model families.
+
+    Attributes
+    ----------
+    implementation : str
+        The class that predicts, as ``"package.module:Class"``: see `tokenbounds.models.registry`.
+    made_by : str
+        Rule that makes the model: ``train``, ``markov``, ``pretrained``, or ``download_model`` if it is
+        only downloaded.
+    """
+
+    implementation: ClassVar[str]
+    made_by: ClassVar[str]
+
+    corpus: Name = Field(
+        description="Corpus whose tokenizer the model has, and on which it is trained if it is trained here."
+    )
+    start_token: Literal["first", "always"] = Field(
+        "first",
+        description="Which predictions receive a leading EOT: a document's first, or all whose context "
+        "reaches the document's start.",
+    )
+
+    if TYPE_CHECKING:
+        family: str  # every subclass narrows it; declared here, it would come first among their keys
+
+    @property
+    def longest(self):
+        """Longest input in tokens; None if only the model's files state it."""
+        raise NotImplementedError
+
+    @property
+    def trained(self):
+        """Whether it is trained here by gradient descent."""
+        return isinstance(self, TrainedSection)
+
+    @property
+    def published(self):
+        """Whether it was published by others, and is read unchanged."""
+        return isinstance(self, PublishedSection)
+
+
+class TrainedSection(ModelSection):
+    """Base of all models that are trained here. A family adds the properties `longest` and `dropout`, and the
+    method `hypothesis`."""
+
+    made_by: ClassVar[str] = "train"
+
+    training: Training = Field(description="Options of its training.")
+    replicate: int = Field(
+        0, ge=0, description="Number of a replicate with other random draws: sweep this for error bars."
+    )
+
+    @model_validator(mode="after")
+    def _check_length(self):
+        length = self.training.sequence_length
+        if length is not None and length > self.longest:
+            raise ValueError(
+                f"training.sequence_length {length} is longer than the model's context_length {self.longest}"
+            )
+        return self
+
+
+class GPTModel(TrainedSection):
+    """A GPT, trained here."""
+
+    implementation: ClassVar[str] = "tokenbounds.models.gpt:GPT"
+
+    family: Literal["gpt"] = Field(description="A GPT of our own, dense or structured.")
+    architecture: Architecture = Field(description="Shape of the model.")
+    structure: Structure | None = Field(
+        None, description="Parametrization of its linear layers; default dense."
+    )
+    subspace: Subspace | None = Field(None, description="Training in a random subspace of the parameters.")
+    last_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="Number of last tokens that a prediction sees, in training and scoring (0: the start "
+        "token alone); default all.",
+    )
+
+    @property
+    def longest(self):
+        """Longest input in tokens."""
+        length = self.architecture.context_length
+        return length if self.last_tokens is None else min(length, self.last_tokens)
+
+    @property
+    def dropout(self):
+        """Whether training needs random numbers for dropout."""
+        return max(self.architecture.dropout, getattr(self.structure, "dropout", 0.0)) > 0
+
+    def hypothesis(self):
+        """Return its part of the hypothesis' configuration."""
+        return slice_of(
+            self, include={"family", "start_token", "architecture", "structure", "subspace", "last_tokens"}
+        )
+
+
+class TransformersModel(TrainedSection):
+    """A model of the transformers library, trained here."""
+
+    implementation: ClassVar[str] = "tokenbounds.models.transformers:CausalLM"
+
+    family: Literal["transformers"] = Field(
+        description="A decoder-only causal language model of the transformers library."
+    )
+    transformers: dict[str, Any] = Field(
+        description="`model_type` and other keys of its transformers configuration, e.g. hidden_size."
+    )
+    context_length: PositiveInt = Field(1024, description="Longest input in tokens.")
+    start_from: Name | None = Field(
+        None, description="A model of the same shape whose weights it starts from: fine-tuning."
+    )
+
+    @property
+    def longest(self):
+        """Longest input in tokens."""
+        return self.context_length
+
+    @property
+    def dropout(self):
+        """Whether training needs random numbers for dropout: never."""
+        return False
+
+    def hypothesis(self):
+        """Return its part of the hypothesis' configuration."""
+        return slice_of(self, include={"family", "start_token", "transformers", "context_length"})
+
+
+class ExpectedModel(Section):
+    """Size of a published model, as known before the download."""
+
+    parameters: PositiveFloat = Field(description="Number of parameters.")
+    gigabytes: PositiveFloat = Field(description="Size of the download in 1e9 bytes.")
+
+
+class PublishedSection(ModelSection):
+    """Base of all published models."""
+
+    hub: str | None = Field(None, description="A model on the Hugging Face hub, 'owner/name'.")
+    revision: Commit | None = Field(
+        None,
+        description="Commit of the hub model, or `latest`, as for a corpus' source; required with `hub`.",
+    )
+    folder: str | None = Field(
+        None, description="A local folder with config.json and model.safetensors (or shards with an index)."
+    )
+    context_length: PositiveInt | None = Field(
+        None, description="Longest input in tokens; default that in its config.json."
+    )
+    expected: ExpectedModel | None = Field(
+        None, description="Expected size, for `tokenbounds plan` only: it changes no result."
+    )
+
+    @model_validator(mode="after")
+    def _check(self):
+        if (self._exactly_one("hub", "folder") == "hub") != bool(self.revision):
+            raise ValueError(
+                "`revision` (the commit to download) goes with a hub model, and a hub model needs it"
+            )
+        return self
+
+    @property
+    def longest(self):
+        """Longest input in tokens; None if only its config.json states it."""
+        return self.context_length
+
+
+class PretrainedModel(PublishedSection):
+    """A published model: safetensors that transformers can load, from the hub or a folder."""
+
+    implementation: ClassVar[str] = "tokenbounds.models.transformers:CausalLM"
+    made_by: ClassVar[str] = "pretrained"
+
+    family: Literal["pretrained"] = Field(description="A published causal language model.")
+
+
+class QuipModel(PublishedSection):
+    """A LLaMA that was published quantized by QuIP#; its message is its files, compressed (codec `zip`)."""
+
+    implementation: ClassVar[str] = "tokenbounds.models.quip.llama:QuipLlama"
+    made_by: ClassVar[str] = "download_model"
+
+    family: Literal["quip"] = Field(description="A QuIP# checkpoint of a LLaMA.")
+
+
+class MarkovModel(ModelSection):
+    """A sparse Markov chain over tokens, counted here (paper, B.5)."""
+
+    implementation: ClassVar[str] = "tokenbounds.models.markov:MarkovChain"
+    made_by: ClassVar[str] = "markov"
+
+    family: Literal["markov"] = Field(description="A Markov chain.")
+    order: int = Field(ge=0, description="Tokens k of context that a prediction sees.")
+    tokens: PositiveInt = Field(
+        1_000_000, description="Least number of training tokens, which are consecutive whole documents."
+    )
+    floor_bits: int = Field(
+        20,
+        ge=1,
+        le=30,
+        description="Size of the floor: 2^-floor_bits of each prediction is spread evenly over all tokens, "
+        "so that none is impossible.",
+    )
+
+    @property
+    def longest(self):
+        """Longest input in tokens."""
+        return self.order
+
+
+# Every family, by name. A new one is a module with a class, a section above, and its name here.
+FAMILIES = with_plugins(
+    "tokenbounds.families",
+    {
+        "gpt": GPTModel,
+        "transformers": TransformersModel,
+        "pretrained": PretrainedModel,
+        "quip": QuipModel,
+        "markov": MarkovModel,
+    },
+)
+if TYPE_CHECKING:
+    Model = ModelSection  # a type checker cannot know the sections that plugins add
+else:
+    Model = Annotated[Union[tuple(FAMILIES.values())], Field(discriminator="family")]  # noqa: UP007

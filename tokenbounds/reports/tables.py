@@ -1,0 +1,241 @@
+"""Tables from certificates: every number in the csv, the paper's selection in markdown and LaTeX."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from tokenbounds.bounds.methods import HEADLINE, METHODS
+from tokenbounds.certificates.files import read_certificate
+from tokenbounds.errors import InputError
+from tokenbounds.io.files import atomic_path, read_json, write_text
+
+TERMS = {
+    "risk": "empirical_risk",
+    "complexity": "complexity_term",
+    "draws": "subsample_term",
+    "slack": "slack_term",
+}
+TERMS_CAPTION = "Terms of each BPD bound, in bits. (cap): the largest possible loss, less than their sum."
+BY_ITSELF = "Each bound holds by itself with the probability that its certificate states."
+
+
+def best_of(certificates, counts):
+    """Select from each run of `counts` consecutive certificates the one with the least headline bound on BPD.
+
+    Each must have been made for a selection from so many (`bounds.candidates`); else `InputError`.
+    """
+    chosen, start = [], 0
+    for count in counts:
+        group = certificates[start : start + count]
+        for certificate in group:
+            candidates = certificate["settings"]["candidates"]
+            if candidates < count:
+                made = f"{certificate['name']}: a bound for one of {candidates} candidates"
+                raise InputError(f"{made}; expected one for {count}, of which the best is shown")
+        chosen.append(min(group, key=headline_bpd))
+        start += count
+    return chosen
+
+
+def headline_bpd(certificate):
+    """Look up the headline bound on bits per token."""
+    return certificate["metrics"]["bpd"]["bounds"][HEADLINE.name]["value"]
+
+
+def frame(certificates, labels, top_k, val_losses_nats=None):
+    """Collect every number of a table, unrounded, one line per certificate.
+
+    Parameters
+    ----------
+    certificates : list of dict
+        As `tokenbounds.certificates.files.read_certificate` returns them.
+    labels : list of str
+        Name of each in the table.
+    top_k : list of int
+        Top-k errors to include.
+    val_losses_nats : dict of str to float, optional
+        Validation loss of each model in nats per token, before it was quantized.
+
+    Returns
+    -------
+    DataFrame
+        Columns label, certificate, message_bytes, m_tokens, n, with `val_losses_nats` val_loss_nats (ln V for
+        the random guess), then per metric (``bpd``, ``top1``, ...) ``{metric}_risk``, for every method of the
+        certificate ``{metric}_{method}`` (the bound) and ``{metric}_{method}_{term}`` for its terms, and
+        ``{metric}_saving_percent`` (of the headline method against the reference). Errors are fractions, not
+        percent. The last line is the random guess.
+    """
+    metrics = ["bpd", *(f"top{k}" for k in top_k)]
+    lines = []
+    for certificate, label in zip(certificates, labels, strict=True):
+        line = {
+            "label": label + flag(certificate),
+            "certificate": certificate["name"],
+            "message_bytes": certificate["hypothesis"]["message_bytes"],
+            "m_tokens": certificate["m"],
+            "n": certificate["n"],
+        }
+        if val_losses_nats is not None:
+            line["val_loss_nats"] = val_losses_nats[certificate["name"].split(".")[0]]
+        for metric in metrics:
+            entry = certificate["metrics"][metric]
+            line[f"{metric}_risk"] = entry["empirical_risk"]
+            for method, bound in entry["bounds"].items():
+                line[f"{metric}_{method}"] = bound["value"]
+                line |= {f"{metric}_{method}_{term}": bound[key] for term, key in TERMS.items()}
+            line[f"{metric}_saving_percent"] = entry["saving_percent"]
+        lines.append(line)
+    lines += _guesses(certificates, metrics, with_loss=val_losses_nats is not None)
+    whole = dict.fromkeys(("message_bytes", "m_tokens", "n"), "Int64")  # although a guess has none
+    return pd.DataFrame(lines).astype(whole)
+
+
+def _guesses(certificates, metrics, with_loss):
+    """Collect a line for the random guess on each corpus."""
+    corpora = {}
+    for certificate in certificates:
+        corpora.setdefault((certificate["vocab_size"], certificate["corpus"]["name"]), certificate)
+    lines = []
+    for (vocab_size, corpus), certificate in sorted(corpora.items(), key=lambda item: item[0]):
+        line = {"label": "Random guess" if len(corpora) == 1 else f"Random guess ({corpus})"}
+        for metric in metrics:
+            entry = certificate["metrics"][metric]
+            line |= {f"{metric}_{column}": entry["random_guess"] for column in ("risk", *entry["bounds"])}
+        if with_loss:
+            line["val_loss_nats"] = math.log(vocab_size)
+        lines.append(line)
+    return lines
+
+
+def flag(certificate):
+    """Mark the label of a published model that failed the sanity check."""
+    check = certificate.get("sanity_check")
+    if not (check and check["bad"]):
+        return ""
+    return f" [suspect: {check['bits_per_token']:.1f} bits on {check['documents']} documents]"
+
+
+def shown_methods(data):
+    """List the methods that bound every metric of a table."""
+    suffix = "_saving_percent"
+    metrics = [column.removesuffix(suffix) for column in data if column.endswith(suffix)]
+    return [name for name in METHODS if all(f"{metric}_{name}" in data for metric in metrics)]
+
+
+def notes(data):
+    """Compose the notes below a table: the validity of each method that it shows."""
+    return f"{'; '.join(METHODS[name].note for name in shown_methods(data))}. {BY_ITSELF}"
+
+
+def shown(data, top_k):
+    """Format the bounds for readers: per model a line for the risk and one per method; errors in percent."""
+    columns = {"BPD": ("bpd", 1), **{f"top-{k} [%]": (f"top{k}", 100) for k in top_k}}
+    methods = {name: METHODS[name].label for name in shown_methods(data)}
+    rows = []
+    for line in data.to_dict("records"):
+        guess = pd.isna(line["message_bytes"])
+        for name, title in {"risk": ""}.items() if guess else ({"risk": "risk"} | methods).items():
+            values = {column: scale * line[f"{metric}_{name}"] for column, (metric, scale) in columns.items()}
+            if any(map(pd.isna, values.values())):  # made without this method
+                continue
+            first = name == "risk"
+            row = {
+                "model": line["label"] if first else "",
+                "C(h) [kB]": f"{line['message_bytes'] / 1000:,.1f}" if first and not guess else "",
+                "": title,
+                **{column: f"{value:.2f}" for column, value in values.items()},
+                "BPD saving": f"{line['bpd_saving_percent']:.0f}%" if name == HEADLINE.name else "",
+            }
+            if "val_loss_nats" in line:
+                row["validation loss [nats]"] = f"{line['val_loss_nats']:.3f}" if first else ""
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def shown_terms(data):
+    """Format the terms of each BPD bound, in bits."""
+    methods, rows = shown_methods(data), []
+    for line in data[data["message_bytes"].notna()].to_dict("records"):
+        names = [name for name in methods if pd.notna(line[f"bpd_{name}"])]
+        for name in names:
+            bound, terms = line[f"bpd_{name}"], {term: line[f"bpd_{name}_{term}"] for term in TERMS}
+            capped = bound < sum(terms.values()) - 1e-9  # the largest possible loss instead of a larger sum
+            row = {
+                "model": line["label"] if name == names[0] else "",
+                "": METHODS[name].label,
+                "bound": f"{bound:.3f}{' (cap)' if capped else ''}",
+            }
+            columns = {f"{'=' if term == 'risk' else '+'} {term}": value for term, value in terms.items()}
+            rows.append(row | {column: f"{value:.3f}" for column, value in columns.items()})
+    return pd.DataFrame(rows)
+
+
+def write_csv(path, data, **options):
+    """Write a DataFrame as csv, atomically; `options` as for `pandas.DataFrame.to_csv`."""
+    with atomic_path(path) as temporary:
+        data.to_csv(temporary, index=False, **options)
+
+
+def write_table(certificates, labels, top_k, caption, *, csv, md, tex, val_losses_nats=None):
+    """Write a table as csv (every number), markdown (bounds and their terms) and LaTeX (bounds)."""
+    data = frame(certificates, labels, top_k, val_losses_nats)
+    write_csv(csv, data)
+    view = shown(data, top_k)
+    terms = markdown(shown_terms(data), TERMS_CAPTION)
+    write_text(md, f"{markdown(view, caption)}\n{terms}\n{notes(data)}\n")
+    write_text(tex, latex(view, caption))
+
+
+def markdown(view, caption):
+    """Format a markdown table, columns aligned so that it also reads well in a terminal."""
+    rows = [list(view.columns), *view.to_numpy().tolist()]
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+
+    def line(row):
+        first, *others = zip(row, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+        return f"| {' | '.join(cells)} |"
+
+    rule = "|".join("-" * (width + 1) + ("-" if i == 0 else ":") for i, width in enumerate(widths))
+    lines = [line(rows[0]), f"|{rule}|", *map(line, rows[1:]), ""]
+    return "\n".join([caption, "", *lines] if caption else lines)
+
+
+LATEX = str.maketrans(
+    {character: rf"\{character}" for character in "%&_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
+def latex(view, caption):
+    """Format a LaTeX table (booktabs)."""
+    body = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in view.to_numpy().tolist()]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption.translate(LATEX)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (view.shape[1] - 1)}}}",
+            r"\toprule",
+            " & ".join(name.translate(LATEX) for name in view.columns) + r" \\",
+            r"\midrule",
+            *body[:-1],
+            r"\midrule",
+            body[-1],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def draw(inputs, spec, outputs):
+    """Make a table for the workflow (see `tokenbounds.config.schema.reports.Table`)."""
+    certificates = best_of([read_certificate(path) for path in inputs["certificates"]], spec["counts"])
+    models = {Path(path).parent.name: read_json(path) for path in inputs.get("models", [])}
+    losses = {name: model["provenance"]["final"]["val_loss_nats"] for name, model in models.items()}
+    options = {"top_k": spec["top_k"], "caption": spec["caption"], "val_losses_nats": losses or None}
+    write_table(certificates, spec["labels"], **options, **outputs)

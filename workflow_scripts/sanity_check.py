@@ -1,0 +1,19 @@
+"""Score a published model on a few documents, to see that it was read correctly before hours of scoring."""
+
+from pathlib import Path
+
+import torch
+from common import script
+
+from tokenbounds.io.files import write_json
+from tokenbounds.io.provenance import provenance
+from tokenbounds.scoring.sanity_check import loss_on_documents
+
+
+@script
+def main(message, index, sanity_check, model, codec, seed, *, scoring):
+    """Write the loss; rule `score` refuses a bad model unless the configuration accepts it."""
+    torch.set_num_threads(scoring.threads)
+    options = {"name": f"{model}.{codec}", "batch_tokens": scoring.batch_tokens, "device": scoring.device}
+    facts = loss_on_documents(message, Path(index).parent, seed=seed, **options)
+    write_json(sanity_check, provenance({"seed": seed}, [message, index], **facts))
