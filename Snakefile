@@ -20,6 +20,8 @@ container: "docker://python:3.11-slim"
 
 
 include: "rules/common.smk"
+include: "rules/inputs.smk"
+include: "rules/params.smk"
 include: "rules/corpus.smk"
 include: "rules/tokens.smk"
 include: "rules/model.smk"

@@ -1,11 +1,6 @@
 """Records, message size and index to certificates."""
 
 
-def bounds_settings(wildcards):
-    """The `bounds` section: where a row takes the best of several results, they share the draws' part of delta."""
-    return {**slice_of(CONFIG.bounds), "candidates": CONFIG.candidates(".".join(list(wildcards)[1:]))}
-
-
 localrules:
     bound,
 
@@ -35,7 +30,7 @@ rule bound:
         mem_mb=2000,
         runtime="30m",
     params:
-        code=code("certificates.make"),
+        code=code("certificates.make", *METHOD_CODE),
         delta=CONFIG.delta,
         bounds=bounds_settings,
         choices_bits=CONFIG.choices_bits(),

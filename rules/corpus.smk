@@ -4,42 +4,6 @@ Inputs: the sources under `corpora` (installed packages, local files, a hub data
 and roles.bin.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
-
-def corpus_files(wildcards):
-    """Files of the manifest: downloaded, made or local files (installed packages are followed by their version)."""
-    source = CONFIG.corpora[wildcards.corpus].source
-    if source.hub:
-        return [f"resources/corpora/{wildcards.corpus}/download.json"]
-    if source.made:
-        return [f"{CONFIG.results}/tokens/{wildcards.corpus}/{source.made}"]
-    return [
-        path
-        for pattern in source.files or []
-        for path in matching_files(pattern)
-        if not is_excluded(path, source.exclude)
-    ]
-
-
-def antibody_files(wildcards):
-    """The data units or files of families that a corpus of antibodies is read from."""
-    source = CONFIG.corpora[wildcards.corpus].source.antibodies
-    return [path for pattern in source.units or source.families or [] for path in matching_files(pattern)]
-
-
-def installed_versions(wildcards):
-    """Versions of the packages that are the corpus: another version is another corpus."""
-    found = {}
-    for name in CONFIG.corpora[wildcards.corpus].source.installed or []:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            refuse(
-                f"corpora.{wildcards.corpus}.source.installed: no package '{name}' is installed in this environment"
-            )
-    return found
-
 
 localrules:
     download_corpus,

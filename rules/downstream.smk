@@ -3,63 +3,6 @@
 Next tokens are drawn anew in contexts of the corpus, and models are scored on them and on other corpora.
 """
 
-from types import SimpleNamespace
-
-
-def of_evaluated(path):
-    """Input function: a path of each model that a figure evaluates; `path` takes wildcards run, model, codec and corpus (the model's)."""
-
-    def paths(wildcards):
-        for model, codec in CONFIG.figures[wildcards.figure].hypotheses():
-            names = {
-                "run": wildcards.run,
-                "model": model,
-                "codec": codec,
-                "corpus": CONFIG.models[model].corpus,
-            }
-            yield path.format(**names) if isinstance(path, str) else path(SimpleNamespace(**names))
-
-    return lambda wildcards: [
-        name for found in paths(wildcards) for name in ([found] if isinstance(found, str) else found)
-    ]
-
-
-def of_downstream(path):
-    """Input function: a path of each corpus on which a figure measures downstream performance."""
-    return lambda wildcards: [
-        path.format(run=wildcards.run, corpus=corpus, sampling=generator_scheme(wildcards))
-        for corpus in CONFIG.figures[wildcards.figure].corpora
-    ]
-
-
-def of_generator(path):
-    """Input function: a path of the generator of a figure, by its certificate's name and its corpus."""
-
-    def paths(wildcards):
-        (certificate,) = CONFIG.certificate_names(CONFIG.figures[wildcards.figure].generator)
-        corpus = CONFIG.figures[wildcards.figure].generator.corpus
-        return path.format(run=wildcards.run, figure=wildcards.figure, certificate=certificate, corpus=corpus)
-
-    return paths
-
-
-def generator_scheme(wildcards):
-    """Name of the sampling scheme of a figure's generator."""
-    return CONFIG.scheme_of(CONFIG.figures[wildcards.figure].generator)
-
-
-def evaluated(wildcards):
-    """(model, codec) of each model that a figure evaluates."""
-    return CONFIG.figures[wildcards.figure].hypotheses()
-
-
-def evaluated_names(wildcards):
-    """``model.codec`` of each model that a figure evaluates."""
-    return [f"{model}.{codec}" for model, codec in evaluated(wildcards)]
-
-
-DOWNSTREAM = one_of(name for name, figure in CONFIG.figures.items() if figure.hypotheses())
-
 
 rule resample:
     input:

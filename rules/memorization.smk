@@ -1,11 +1,6 @@
 """Training sequences that quantized models still know by heart (the paper's Figure 4)."""
 
 
-def model_tokenizer(wildcards):
-    """The tokenizer of a model's corpus."""
-    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/tokenizer"
-
-
 rule memorization:
     input:
         weights="results/{run}/models/{model}/model.safetensors",

@@ -1,35 +1,5 @@
 """Models to coded messages: C(h) is eight times the message's bytes, and everything downstream uses the model decoded from it."""
 
-# What a smoothing head minimises is the bound of the certificate that it is for.
-HEAD_OBJECTIVE = {
-    "delta": CONFIG.delta,
-    "n": CONFIG.sampling.n,
-    "sampling": CONFIG.sampling.mode,
-    "choices_bits": CONFIG.choices_bits(),
-    "bounds_settings": slice_of(CONFIG.bounds, exclude={"candidates", "top_k"}),
-    "seed": CONFIG.seed,
-}
-
-
-def calibrates(wildcards):
-    """Whether a codec runs the model on training tokens, as a number of GPUs."""
-    return int(CONFIG.codecs[wildcards.codec].needs_tokens)
-
-
-def calibration_tokens(wildcards):
-    """The training tokens, for a codec that runs the model on them."""
-    return training_tokens(wildcards) if calibrates(wildcards) else []
-
-
-def base_message(wildcards):
-    """The message of the model that a smoothing head is trained for."""
-    return f"results/{wildcards.run}/messages/{wildcards.model}.{CONFIG.codecs[wildcards.codec].base}.bin"
-
-
-def message_memory(wildcards):
-    """Memory in MB: a checkpoint that was published dense is loaded whole, one of QuIP# never is."""
-    return {"pretrained": 32000, "download_model": 4000}.get(CONFIG.models[wildcards.model].made_by, 8000)
-
 
 rule message:
     input:

@@ -5,46 +5,6 @@ outputs of a job that was cut off, and a killed training continues from its last
 """
 
 
-def training_tokens(wildcards):
-    """The index of the tokens that a model is trained on."""
-    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/train/index.json"
-
-
-def validation_tokens(wildcards):
-    """The index of the tokens that a model is validated on."""
-    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/val/index.json"
-
-
-def training_threads(wildcards):
-    """CPU threads of all processes of a training."""
-    training = CONFIG.models[wildcards.model].training
-    return training.threads * training.processes
-
-
-def training_memory(wildcards, attempt):
-    """Memory of all processes of a training in MB, twice as much from the second attempt on."""
-    return 8000 * CONFIG.models[wildcards.model].training.processes * min(attempt, 2)
-
-
-def start_weights(wildcards):
-    """The weights that a training starts from, where it does not start anew."""
-    start = getattr(CONFIG.models[wildcards.model], "start_from", None)
-    return [f"results/{wildcards.run}/models/{start}/model.safetensors"] if start else []
-
-
-def published_files(wildcards):
-    """The manifest of a published model's download, or the files of its folder, config.json first."""
-    model = CONFIG.models[wildcards.model]
-    if model.hub:
-        return [f"resources/models/{wildcards.model}/download.json"]
-    weights = [
-        path
-        for pattern in ("*.safetensors", "*.safetensors.index.json")
-        for path in matching_files(f"{model.folder}/{pattern}")
-    ]
-    return [f"{model.folder}/config.json", *weights]
-
-
 localrules:
     download_model,
 

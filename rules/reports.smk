@@ -5,42 +5,6 @@ A table or figure knows its files (`inputs`), all else that decides what it show
 """
 
 
-def table_inputs(wildcards):
-    """Files that a table is made from, by name."""
-    return CONFIG.every_table[wildcards.table].inputs(CONFIG)
-
-
-def table_spec(wildcards):
-    """All else that decides what a table shows."""
-    return CONFIG.every_table[wildcards.table].spec(CONFIG)
-
-
-def table_maker(wildcards):
-    """The function that makes a table."""
-    return CONFIG.every_table[wildcards.table].implementation
-
-
-def table_code(wildcards):
-    """Fingerprint of a table's code, and of the hypotheses that it runs."""
-    table = CONFIG.every_table[wildcards.table]
-    return code(table.implementation, hypotheses=lambda _: table.hypotheses())(wildcards)
-
-
-def figure_inputs(wildcards):
-    """Files that a figure is made from, by name."""
-    return CONFIG.figures[wildcards.figure].inputs(CONFIG, wildcards.figure)
-
-
-def figure_spec(wildcards):
-    """All else that decides what a figure shows."""
-    return CONFIG.figures[wildcards.figure].spec(CONFIG)
-
-
-def figure_code(wildcards):
-    """Fingerprint of a figure's code."""
-    return fingerprint(CONFIG.figures[wildcards.figure].implementation)
-
-
 localrules:
     table,
     figure,

@@ -1,23 +1,6 @@
 """Decoded models and drawn positions to records: one row per scored token. Records do not depend on α, k, δ or the method."""
 
 
-def zipped_files(wildcards):
-    """The published files that are the hypothesis itself, where the message only names them."""
-    return published_files(wildcards) if CONFIG.codecs[wildcards.codec].made_by == "compress" else []
-
-
-def sanity_check_file(wildcards):
-    """The loss of a published model on a few documents."""
-    if CONFIG.models[wildcards.model].published:
-        return f"results/{wildcards.run}/sanity_checks/{wildcards.model}.{wildcards.codec}.json"
-    return []
-
-
-def scoring_minutes(wildcards):
-    """Time limit: a published model may have 70 billion parameters."""
-    return (24 if CONFIG.models[wildcards.model].published else 8) * 60
-
-
 rule sanity_check:
     input:
         message="results/{run}/messages/{model}.{codec}.bin",
@@ -64,7 +47,7 @@ rule score:
         runtime=scaled(scoring_minutes),
         gpu=1,
     params:
-        code=code("scoring.parts", hypotheses=own),
+        code=code("scoring.parts", "scoring.acceptance", hypotheses=own),
         parts=CONFIG.scoring.parts,
         seed=CONFIG.seed,
     script:

@@ -4,30 +4,6 @@ Outputs: results/{run}/tokens/{corpus}/ and results/{run}/positions/.
 """
 
 
-def of_shards(suffix):
-    """Input function: the files with a suffix of all shards of a split, in order."""
-
-    def paths(wildcards):
-        shards = [f"{shard:05d}" for shard in range(CONFIG.corpora[wildcards.corpus].shards)]
-        return expand(
-            "results/{run}/tokens/{corpus}/{split}/{shard}.{suffix}", **wildcards, shard=shards, suffix=suffix
-        )
-
-    return paths
-
-
-def tokenizer_files(wildcards):
-    """The tokenizer's own files, where it is not trained here."""
-    tokenizer = CONFIG.corpora[wildcards.corpus].tokenizer
-    if tokenizer.hub:
-        return [f"resources/tokenizers/{wildcards.corpus}/download.json"]
-    if tokenizer.corpus:
-        return [f"{CONFIG.results}/tokens/{tokenizer.corpus}/tokenizer"]
-    if tokenizer.gpt2:
-        return [f"{tokenizer.gpt2}/encoder.json", f"{tokenizer.gpt2}/vocab.bpe"]
-    return [path for path in (tokenizer.file, tokenizer.sentencepiece) if path]
-
-
 localrules:
     download_tokenizer,
     positions,

@@ -9,82 +9,13 @@ import threading
 import pandas as pd
 
 from tokenbounds import __version__, bounds, planning
-from tokenbounds.certificates.describe import describe_certificate
-from tokenbounds.certificates.files import read_certificate
-from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config.load import load_config
 from tokenbounds.errors import InputError
-from tokenbounds.planning import A100_TERAFLOPS, A100_TERAFLOPS_32, COUNTS, UTILIZATION, models_frame
 
 
 def main(arguments=None):
-    """Entry point; returns the exit status: 0 only if everything asked for succeeded."""
-    parser = argparse.ArgumentParser(prog="tokenbounds", description="Certified token-level generalization bounds for language models.")
-    parser.add_argument("--version", action="version", version=f"tokenbounds {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    verify = commands.add_parser("verify", help="check certificates: hashes, message, records, every bound")
-    verify.add_argument("certificate", nargs="+", help="results/RUN/bounds/NAME.json")
-    verify.add_argument(
-        "--rescore", type=int, default=0, metavar="N", help="also score N drawn items again with the decoded model, in another batch shape"
-    )
-    verify.set_defaults(run=_verify)
-
-    bound = commands.add_parser("bound", help="the paper's bound from the numbers that a paper reports")
-    bound.add_argument("--message-bytes", type=int, required=True, help="size of the compressed model in bytes")
-    bound.add_argument("--tokens", type=float, required=True, help="tokens of the corpus, m (1.2e12 is understood)")
-    bound.add_argument(
-        "--risk", type=float, required=True, help="empirical risk: smoothed bits per token, or the top-k error as a fraction"
-    )
-    bound.add_argument("--vocab-size", type=int, required=True, help="vocabulary size")
-    bound.add_argument("--alpha", type=float, help="prediction smoothing of a bits-per-token risk; left out: the risk is a top-k error")
-    bound.add_argument("--draws", type=int, default=10000, help="tokens the risk was estimated from, n (default 10000)")
-    bound.add_argument("--delta", type=float, default=0.05, help="failure probability (default 0.05)")
-    bound.add_argument(
-        "--extra-bits", type=float, default=0.0, help="choices that are not in the message, in bits, e.g. 3 for a grid of 8 alphas"
-    )
-    bound.set_defaults(run=_bound)
-
-    show = commands.add_parser("show", help="print a certificate (every bound and what it is made of), or the models of a configuration")
-    show.add_argument("path", nargs="+", help="results/RUN/bounds/NAME.json, or config.yaml and its overlays")
-    show.add_argument("--vocab-size", type=int, help="of the models of a configuration whose tokens are not made yet")
-    show.set_defaults(run=_show)
-
-    planned = commands.add_parser(
-        "plan",
-        help="jobs, GPU hours and bytes of each table and figure of a configuration, before it runs",
-        description="Estimate what a run takes, from the jobs that Snakemake lists for it: this needs a "
-        "checkout with the Snakefile. Relative paths in the configuration start at the working directory.",
-    )
-    planned.add_argument("path", nargs="+", help="config.yaml and its overlays")
-    planned.add_argument(
-        "--vocab-size",
-        type=int,
-        default=50257,
-        help="of corpora whose tokens are not made yet (default GPT-2's 50257)",
-    )
-    planned.add_argument(
-        "--teraflops",
-        type=float,
-        default=A100_TERAFLOPS,
-        help=f"of one GPU in training (default an A100's {A100_TERAFLOPS:g})",
-    )
-    planned.add_argument(
-        "--utilization",
-        type=float,
-        default=UTILIZATION,
-        help=f"part of it that training reaches (default {UTILIZATION})",
-    )
-    planned.add_argument(
-        "--teraflops-32",
-        type=float,
-        default=A100_TERAFLOPS_32,
-        help=f"of one GPU in float32, for scoring (default {A100_TERAFLOPS_32:g})",
-    )
-    planned.add_argument("--rules", action="store_true", help="by rule, for all tables and figures together")
-    planned.set_defaults(run=_plan)
-
-    options = parser.parse_args(arguments)
+    """Run a command; return the exit status: 0 only if everything asked for succeeded."""
+    options = command_line().parse_args(arguments)
     try:
         return options.run(options)
     except InputError as error:
@@ -92,7 +23,80 @@ def main(arguments=None):
         return 1
 
 
+def command_line():
+    """Build the parser of the command line."""
+    description = "Certified token-level generalization bounds for language models."
+    parser = argparse.ArgumentParser(prog="tokenbounds", description=description)
+    parser.add_argument("--version", action="version", version=f"tokenbounds {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_verify, _add_bound, _add_show, _add_plan):
+        add(commands)
+    return parser
+
+
+def _add_verify(commands):
+    verify = commands.add_parser("verify", help="check certificates: hashes, message, records, every bound")
+    verify.add_argument("certificate", nargs="+", help="results/RUN/bounds/NAME.json")
+    rescore = "also score N drawn items again with the decoded model, in another batch shape"
+    verify.add_argument("--rescore", type=int, default=0, metavar="N", help=rescore)
+    verify.set_defaults(run=_verify)
+
+
+def _add_bound(commands):
+    bound = commands.add_parser(
+        "bound", help="compute the paper's bound from the numbers that a paper reports"
+    )
+    required = {
+        "message-bytes": (int, "size of the compressed model in bytes"),
+        "tokens": (float, "tokens of the corpus, m (1.2e12 is understood)"),
+        "risk": (float, "empirical risk: smoothed bits per token, or the top-k error as a fraction"),
+        "vocab-size": (int, "vocabulary size"),
+    }
+    for name, (kind, text) in required.items():
+        bound.add_argument(f"--{name}", type=kind, required=True, help=text)
+    alpha = "prediction smoothing of a bits-per-token risk; left out: the risk is a top-k error"
+    bound.add_argument("--alpha", type=float, help=alpha)
+    draws = "tokens the risk was estimated from, n (default 10000)"
+    bound.add_argument("--draws", type=int, default=10000, help=draws)
+    bound.add_argument("--delta", type=float, default=0.05, help="failure probability (default 0.05)")
+    extra = "choices that are not in the message, in bits, e.g. 3 for a grid of 8 alphas"
+    bound.add_argument("--extra-bits", type=float, default=0.0, help=extra)
+    bound.set_defaults(run=_bound)
+
+
+def _add_show(commands):
+    text = "print a certificate (every bound and its terms), or the models of a configuration"
+    show = commands.add_parser("show", help=text)
+    show.add_argument("path", nargs="+", help="results/RUN/bounds/NAME.json, or config.yaml and its overlays")
+    size = "of the models of a configuration whose tokens are not made yet"
+    show.add_argument("--vocab-size", type=int, help=size)
+    show.set_defaults(run=_show)
+
+
+def _add_plan(commands):
+    plan = commands.add_parser(
+        "plan",
+        help="estimate jobs, GPU hours and bytes of each table and figure of a configuration",
+        description="Estimate what a run takes, from the jobs that Snakemake lists for it: this needs a "
+        "checkout with the Snakefile. Relative paths in the configuration start at the working directory.",
+    )
+    plan.add_argument("path", nargs="+", help="config.yaml and its overlays")
+    size = "of corpora whose tokens are not made yet (default GPT-2's 50257)"
+    plan.add_argument("--vocab-size", type=int, default=50257, help=size)
+    defaults = {
+        "teraflops": (planning.A100_TERAFLOPS, "of one GPU in training (default an A100's {:g})"),
+        "utilization": (planning.UTILIZATION, "part of it that training reaches (default {})"),
+        "teraflops-32": (planning.A100_TERAFLOPS_32, "of one GPU in float32, for scoring (default {:g})"),
+    }
+    for name, (default, text) in defaults.items():
+        plan.add_argument(f"--{name}", type=float, default=default, help=text.format(default))
+    plan.add_argument("--rules", action="store_true", help="by rule, for all tables and figures together")
+    plan.set_defaults(run=_plan)
+
+
 def _verify(options):
+    from tokenbounds.certificates.verify import verify_certificate  # imports torch
+
     all_held = True
     for path in options.certificate:
         held = True
@@ -120,13 +124,15 @@ def _bound(options):
         interval, unit = high - low, "bits per token"
     largest = 1.0 if options.alpha is None else high
     if options.risk > largest:
-        raise InputError(f"--risk {options.risk}: expected at most {largest:g}, the largest {unit} there can be")
+        raise InputError(
+            f"--risk {options.risk}: expected at most {largest:g}, the largest {unit} there can be"
+        )
     complexity = bounds.complexity_nats(8 * options.message_bytes, options.extra_bits)
     value = bounds.azuma(options.risk, interval, complexity, tokens, options.draws, options.delta)
     deltas = bounds.split_delta_paper(options.delta, tokens, options.draws)
-    complexity_term, subsample_term = bounds.azuma_terms(interval, complexity, tokens, options.draws, *deltas)
+    terms = bounds.azuma_terms(interval, complexity, tokens, options.draws, *deltas)
     print(f"bound         {value:.4f} {unit}, with probability {1 - options.delta:g} (the paper's formula)")
-    for name, term in (("risk", options.risk), ("+ complexity", complexity_term), ("+ draws", subsample_term)):
+    for name, term in zip(("risk", "+ complexity", "+ draws"), (options.risk, *terms), strict=True):
         print(f"{name:13} {term:.4f}")
     if options.alpha is not None:
         print(f"{'random guess':13} {bounds.random_guess_bpd(options.vocab_size):.4f}")
@@ -135,15 +141,13 @@ def _bound(options):
 
 def _show(options):
     configs = [path for path in options.path if path.endswith((".yaml", ".yml"))]
+    if len(configs) == len(options.path):
+        return _show_models(load_config(*configs), options.vocab_size)
     if configs:
-        if len(configs) < len(options.path):
-            raise InputError(f"{' '.join(options.path)}: certificates and configurations; expected only one kind")
-        frame = models_frame(load_config(*configs), options.vocab_size)
-        shown = {name: frame[name].map(lambda count: "-" if pd.isna(count) else f"{count:,}") for name in COUNTS}
-        print(frame.assign(**shown).to_string(index=False))
-        if (frame["dense"].isna() & ~frame["structure"].str.startswith(("as published", "markov"))).any():
-            print("-: tokens not made yet, so the vocabulary's size is not known; expected --vocab-size (GPT-2: 50257)", file=sys.stderr)
-        return 0
+        raise InputError(f"{' '.join(options.path)}: certificates and configurations; expected only one kind")
+    from tokenbounds.certificates.describe import describe_certificate
+    from tokenbounds.certificates.files import read_certificate
+
     for path in options.path:
         try:
             print(describe_certificate(read_certificate(path)))
@@ -151,6 +155,19 @@ def _show(options):
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: not a whole certificate ({type(error).__name__}: {error})") from None
+    return 0
+
+
+def _show_models(config, vocab_size):
+    frame = planning.models_frame(config, vocab_size)
+    trained = frame["model"].map(lambda name: config.models[name].trained)
+    unknown = trained & frame["dense"].isna()
+    for name in planning.COUNTS:
+        frame[name] = frame[name].map(lambda count: "-" if pd.isna(count) else f"{count:,}")
+    print(frame.to_string(index=False))
+    if unknown.any():
+        expected = "expected --vocab-size (GPT-2: 50257)"
+        print(f"-: tokens not made yet, so the vocabulary's size is not known; {expected}", file=sys.stderr)
     return 0
 
 

@@ -64,7 +64,7 @@ def plugins(group):
         try:
             parts[entry.name] = entry.load()
         except Exception as error:  # whatever the other package's code raises
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise InputError(f"{place}: {package} fails ({reason:.120})") from None
     return parts
 

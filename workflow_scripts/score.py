@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from common import script
 
+from tokenbounds.scoring.acceptance import check_passed
 from tokenbounds.scoring.parts import score_part
-from tokenbounds.scoring.sanity_check import check_passed
 
 
 @script

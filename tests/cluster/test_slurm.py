@@ -135,11 +135,15 @@ def test_accounting_database_away_for_a_minute(slurm, copy, finished, root):
     is away."""
     copy.remove(*OF_MEDIUM, "tables")
     away = copy.folder / "away"
-    refusal = "sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection to host:localhost:6819"
+    refusal = (
+        "sacct: error: slurm_persist_conn_open_without_init: "
+        "failed to open persistent connection to host:localhost:6819"
+    )
     answer = "squeue --states=all --noheader --format='%i|%T' --name"
     copy.put_first(
         "sacct",
-        f'#!/bin/sh\nif [ -e {away} ]; then echo >&2 "{refusal}"; exit 1; fi\nfor name; do :; done\n{answer} "$name"\n',
+        f'#!/bin/sh\nif [ -e {away} ]; then echo >&2 "{refusal}"; exit 1; fi\n'
+        f'for name; do :; done\n{answer} "$name"\n',
     )
     profile = yaml.safe_load((root / "profiles/slurm/profile.yaml").read_text())
     asking = {key: profile[key] for key in ("max-status-checks-per-second", "slurm-status-attempts")}

@@ -7,6 +7,7 @@ import shutil
 
 import torch
 from safetensors.torch import load_file, save_file
+from support.damage import flip, keep_times, refused
 
 from tokenbounds.codecs.decode import encode_model, read_message, write_message
 from tokenbounds.models.folders import save_model
@@ -14,34 +15,6 @@ from tokenbounds.models.gpt import GPT
 
 RESULTS = "results/test"
 CHANGED = r"changed since it was written \(sha256 \w+\.\.\., expected \w+\.\.\.\)"
-
-
-def refused(checkout, *lines, absent=(), arguments=()):
-    """The launcher fails and ends with exactly one line per pattern of `lines`; there are no files `absent`
-    and no temporary ones."""
-    output = checkout.launch(*arguments, check=False)
-    last = output.rstrip().rpartition("\n\n")[2].splitlines()
-    assert len(last) == len(lines), output
-    for line, pattern in zip(sorted(last), sorted(lines), strict=True):
-        assert re.fullmatch(pattern, line), f"{line!r} is not {pattern!r}"
-    assert not [name for name in absent if (checkout.results / name).exists()]
-    assert not [path for path in checkout.folder.rglob("*.tmp") if "snakemake" not in str(path)]
-    return output
-
-
-def keep_times(path, edit):
-    """Change a file so that Snakemake does not see it."""
-    times = path.stat()
-    edit(path)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert path.stat().st_mtime_ns == times.st_mtime_ns
-
-
-def flip(path):
-    """Change one byte in the middle of a file."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_misspelt_key(copy):
@@ -60,14 +33,18 @@ def test_package_that_is_not_installed(copy):
     copy.change("corpora.text.source", {"installed": ["no-such-package"]})
     refused(
         copy,
-        r"error: corpora\.text\.source\.installed: no package 'no-such-package' is installed in this environment",
+        r"error: corpora\.text\.source\.installed: no package "
+        r"'no-such-package' is installed in this environment",
     )
 
 
 def test_corpus_without_documents(copy):
     copy.change("corpora.text.source", {"files": ["resources/empty.jsonl"]})
     (copy.folder / "resources/empty.jsonl").write_text("\n")
-    line = r"error in rule documents: corpora\.text: no documents in 1 files \(resources/empty\.jsonl, \.\.\.\); a corpus cannot be empty"
+    line = (
+        r"error in rule documents: corpora\.text: no documents in 1 files "
+        r"\(resources/empty\.jsonl, \.\.\.\); a corpus cannot be empty"
+    )
     refused(copy, line, absent=["tokens/text/documents.json", "tokens/text/roles.bin"])
 
 
@@ -92,7 +69,10 @@ def test_truncated_shard(copy):
     shard = copy.results / "tokens/text/train/00001.bin"
     size = shard.stat().st_size
     os.truncate(shard, size - 2)
-    line = rf"error in rule index: {RESULTS}/tokens/text/train/00001\.bin: {size - 2} bytes, expected {size} \(truncated\?\)"
+    line = (
+        rf"error in rule index: {RESULTS}/tokens/text/train/00001\.bin: "
+        rf"{size - 2} bytes, expected {size} \(truncated\?\)"
+    )
     refused(copy, line, absent=["tokens/text/train/index.json", "tokens/text/train/ends.bin"])
 
 
@@ -114,7 +94,10 @@ def test_shard_edited_after_indexing(copy):
 
 def test_more_draws_than_tokens(copy):
     copy.change("sampling.n", 10**6)
-    line = rf"error in rule positions: {RESULTS}/tokens/text/train: n = 1000000 draws from m = \d+ tokens; expected n <= m"
+    line = (
+        rf"error in rule positions: {RESULTS}/tokens/text/train: "
+        rf"n = 1000000 draws from m = \d+ tokens; expected n <= m"
+    )
     refused(copy, line, absent=["positions/text.token.parquet", "positions/text.token.json"])
 
 
@@ -131,8 +114,10 @@ def test_nan_in_a_model_and_a_truncated_message(copy):
     os.truncate(message, size - 1)
     refused(
         copy,
-        rf"error in rule message: {RESULTS}/models/small/model\.safetensors: tensor '{re.escape(name)}' holds 1 values that are NaN .*",
-        rf"error in rule score: {RESULTS}/messages/medium\.levels11\.bin: truncated message \({size - 1} bytes; expected {size}\)",
+        rf"error in rule message: {RESULTS}/models/small/model\.safetensors: "
+        rf"tensor '{re.escape(name)}' holds 1 values that are NaN .*",
+        rf"error in rule score: {RESULTS}/messages/medium\.levels11\.bin: "
+        rf"truncated message \({size - 1} bytes; expected {size}\)",
         absent=[
             "messages/small.levels11.bin",
             "messages/small.levels11.json",
@@ -180,7 +165,8 @@ def test_records_of_another_message(copy):
     small, medium = (copy.results / f"messages/{name}.levels11.bin" for name in ("small", "medium"))
     keep_times(medium, lambda path: shutil.copyfile(small, path))
     line = (
-        rf"error in rule bound: {RESULTS}/risk/medium\.levels11\.text\.token/00000\.parquet: computed from another medium\.levels11\.bin "
+        rf"error in rule bound: {RESULTS}/risk/medium\.levels11\.text\.token/00000\.parquet: "
+        rf"computed from another medium\.levels11\.bin "
         r"\(sha256 \w+\.\.\.\), expected the present one \(sha256 \w+\.\.\.\)"
     )
     output = refused(copy, line, absent=["bounds/medium.levels11.text.token.json", "tables/table2.csv"])

@@ -1,11 +1,13 @@
-"""A QuIP# checkpoint in a folder goes through the workflow: sized by a real compressor, gated, scored from
-its packed files, verified."""
+"""A QuIP# checkpoint in a folder goes through the workflow.
+
+It is sized by a real compressor, sanity-checked, scored from its packed files, and verified.
+"""
 
 import json
 import subprocess
 
+from support.damage import flip, keep_times, refused
 from support.quip_checkpoints import CONFIG, random_tensors, write_checkpoint
-from test_bad_input import flip, keep_times, refused
 
 NAME = "quip.gzip.text.token"
 
@@ -24,16 +26,19 @@ def test_quip_checkpoint(copy):
     )
     targets = ("results/test/tables/table2.md",)
 
-    # Random codes are no language model, and the gate says so before anything is scored.
-    line = r"error in rule score: quip\.gzip: [\d.]+ bits per token on 20 documents; expected at most 4\.1\d, half of the random guess: .*"
+    # Random codes are no language model, and the sanity check says so before anything is scored.
+    line = (
+        r"error in rule score: quip\.gzip: [\d.]+ bits per token on 20 "
+        r"documents; expected at most 4\.1\d, half of the random guess: .*"
+    )
     refused(copy, line, absent=(f"bounds/{NAME}.json",), arguments=targets)
-    gate = json.loads((copy.results / "gates/quip.gzip.json").read_text())
-    assert gate["bad"] and gate["bits_per_token"] > gate["random_guess"]
+    check = json.loads((copy.results / "sanity_checks/quip.gzip.json").read_text())
+    assert check["bad"] and check["bits_per_token"] > check["random_guess"]
 
     copy.change("accept_bad_models", True)
     copy.launch(*targets)
     assert (
-        f"QuIP# [suspect: {gate['bits_per_token']:.1f} bits on 20 documents]"
+        f"QuIP# [suspect: {check['bits_per_token']:.1f} bits on 20 documents]"
         in (copy.results / "tables/table2.md").read_text()
     )
     found = json.loads((copy.results / f"bounds/{NAME}.json").read_text())

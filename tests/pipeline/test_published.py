@@ -16,7 +16,8 @@ from tokenbounds.errors import InputError
 from tokenbounds.io.files import write_json
 from tokenbounds.models.folders import save_model
 from tokenbounds.models.pretrained import read_folder
-from tokenbounds.scoring.sanity_check import check_gate, loss_on_documents
+from tokenbounds.scoring.acceptance import check_passed
+from tokenbounds.scoring.sanity_check import loss_on_documents
 
 NAME = "stories260k.levels256.stories.token"
 TABLE = "results/test/tables/table2.md"
@@ -87,10 +88,10 @@ def test_a_published_model_from_its_files_to_a_verified_certificate(checkout):
     certificate = checkout.results / f"bounds/{NAME}.json"
     found = json.loads(certificate.read_text())
     assert found["corpus"]["documents"] == STORIES
-    gate = json.loads((checkout.results / "gates/stories260k.levels256.json").read_text())
+    check = json.loads((checkout.results / "sanity_checks/stories260k.levels256.json").read_text())
     # llama2.c's doc/stories260K.md gives a validation loss of 1.2968 nats; 256 levels per tensor add 0.004
     # bits here.
-    assert gate["bits_per_token"] == pytest.approx(1.2968 / math.log(2), abs=0.15) and not gate["bad"]
+    assert check["bits_per_token"] == pytest.approx(1.2968 / math.log(2), abs=0.15) and not check["bad"]
     assert "| stories260K" in (checkout.results / "tables/table2.md").read_text()
     verify = (
         "-m",
@@ -124,9 +125,12 @@ def test_a_tokenizer_that_numbers_its_tokens_otherwise(shared, tmp_path):
         found = loss_on_documents(tmp_path / "message.bin", tmp_path / name, **options)
         assert found["bad"] == bad, found
         write_json(tmp_path / f"{name}.json", found)
-    check_gate(tmp_path / "right.json", False, "stories260k")
+    check_passed(tmp_path / "right.json", False, "stories260k")
     with pytest.raises(
         InputError,
-        match=r"^stories260k: [\d.]+ bits per token on 20 documents; expected at most 4\.50, half of the random guess",
+        match=(
+            r"^stories260k: [\d.]+ bits per token on 20 documents; "
+            r"expected at most 4\.50, half of the random guess"
+        ),
     ):
-        check_gate(tmp_path / "wrong.json", False, "stories260k")
+        check_passed(tmp_path / "wrong.json", False, "stories260k")

@@ -97,9 +97,9 @@ def test_script_dies_with_snakemake_and_the_lock_is_refused_only_while_it_lives(
         assert orphans
 
         refused = copy.launch(check=False)
-        assert (
-            refused.strip()
-            == f"error: Snakemake is already running in {copy.folder} (process {snakemake.pid}); wait for it or stop it"
+        assert refused.strip() == (
+            f"error: Snakemake is already running in {copy.folder} "
+            f"(process {snakemake.pid}); wait for it or stop it"
         )
         assert snakemake.is_running() and scripts(copy) == orphans
 

@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock
 
 COPIED = ("Snakefile", "config.yaml", "rules", "workflow_scripts", "profiles", "tokenbounds")
-OF_MEDIUM = (  # what becomes of one model, to be removed
+OF_MEDIUM = (  # results of one model, to be removed
     "models/medium",
     "messages/medium.levels11.bin",
     "risk/medium.levels11.text.token",
@@ -41,7 +41,7 @@ class Checkout:
         self.folder = Path(folder)
         self.results = self.folder / "results" / self.run_name
         self.overlay = self.folder / self.profile / "config.yaml"
-        # Scripts import the package of this folder, and nothing of the user's settings reaches Snakemake.
+        # Scripts import the package of this folder, and the user's settings do not reach Snakemake.
         kept = {
             key: value
             for key, value in os.environ.items()
@@ -51,8 +51,9 @@ class Checkout:
         self.trace = self.folder.with_suffix(".trace")
 
     def run(self, *command, check=True):
-        """Run Python in this folder; its output, both streams together. With `check` it must succeed, without
-        it must fail."""
+        """Run Python in this folder and return its output, both streams together.
+
+        With `check` it must succeed, without it must fail."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         arguments = [sys.executable, *map(str, command)]
         done = subprocess.run(
@@ -65,7 +66,7 @@ class Checkout:
         return self.run("-m", "snakemake", "--profile", self.profile, *arguments, check=check)
 
     def traced(self):
-        """This folder, its jobs writing down what they load (tests/support/trace)."""
+        """Let jobs write down the modules that they load (tests/support/trace); return this checkout."""
         self.trace.mkdir(exist_ok=True)
         path = os.pathsep.join([self.environment["PYTHONPATH"], str(Path(__file__).parent / "trace")])
         self.environment |= {"TOKENBOUNDS_TRACE": str(self.trace), "PYTHONPATH": path}
@@ -76,8 +77,7 @@ class Checkout:
 
     @contextlib.contextmanager
     def launched(self):
-        """The launcher as a process at the head of its own group; whatever is left of the group is killed at
-        the end."""
+        """Start the launcher as a process at the head of its own group, which is killed at the end."""
         command = [sys.executable, "workflow_scripts/launch.py", "--profile", self.profile]
         with open(self.folder / "launch.log", "w") as log:
             process = subprocess.Popen(
@@ -94,20 +94,18 @@ class Checkout:
         return (self.folder / "launch.log").read_text()
 
     def processes(self):
-        """Processes that work in this folder."""
-        found = []
+        """List the processes that work in this folder."""
+        working = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if Path(process.cwd()) == self.folder and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                    working.append(process)
+        return working
 
     def dry_run(self, *arguments):
-        """Output of a dry run, both streams together."""
-        log, command = (
-            self.folder.with_suffix(".dry-run.log"),
-            ["--profile", self.profile, "--dry-run", *arguments],
-        )
+        """Return the output of a dry run, both streams together."""
+        log = self.folder.with_suffix(".dry-run.log")
+        command = ["--profile", self.profile, "--dry-run", *arguments]
         process = _READY.Process(target=_snakemake, args=(self.folder, self.environment, log, command))
         process.start()
         process.join(TIMEOUT_SECONDS)
@@ -116,7 +114,7 @@ class Checkout:
         return log.read_text()
 
     def planned(self):
-        """Jobs that a run would do now, as "rule wildcards", e.g. "score small.levels11.text.token.00000"."""
+        """List the jobs of a run now, as "rule wildcards", e.g. "score small.levels11.text.token.00000"."""
         output = self.dry_run()
         blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", output, re.MULTILINE)
         jobs = [f"{rule} {'.'.join(wildcards(block))}" for rule, block in blocks if rule != "all"]
@@ -126,9 +124,8 @@ class Checkout:
 
     def change(self, key, value):
         """Set one key of the overlay, e.g. "models.small.training.steps"."""
-        data = json.loads(
-            json.dumps(yaml.safe_load(self.overlay.read_text()))
-        )  # what an anchor made one object becomes several
+        # Through JSON, which makes copies of an object that an anchor repeats.
+        data = json.loads(json.dumps(yaml.safe_load(self.overlay.read_text())))
         *path, last = key.split(".")
         place = data
         for part in path:
@@ -145,19 +142,19 @@ class Checkout:
             else:
                 path.unlink()
 
-    def wait_for(self, condition, what, seconds=120, every=0.02):
-        """Wait until `condition()`, asked `every` so many seconds, is true and return its value."""
+    def wait_for(self, condition, event, seconds=120, every=0.02):
+        """Wait until `condition()`, called `every` so many seconds, is true and return its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if value := condition():
                 return value
             time.sleep(every)
         log = self.folder / "launch.log"
-        raise AssertionError(f"{what}: not in {seconds} s\n{log.read_text() if log.exists() else ''}")
+        raise AssertionError(f"{event}: not in {seconds} s\n{log.read_text() if log.exists() else ''}")
 
 
 def _snakemake(folder, environment, log, arguments):
-    """`snakemake`, in a process of its own that is none of the tests'."""
+    """Run `snakemake` in this process, which then is none of the tests'."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -171,8 +168,7 @@ def _snakemake(folder, environment, log, arguments):
 
 
 def made_once(folder, make):
-    """Let the first worker that asks make a folder: `make(folder)` returns what is kept beside it, with the
-    suffix .log."""
+    """Let the first worker make a folder; `make(folder)` returns a text, which is kept beside it as .log."""
     log = folder.with_suffix(".log")
     with FileLock(folder.with_suffix(".lock")):
         if not log.exists():
@@ -181,13 +177,13 @@ def made_once(folder, make):
 
 
 def wildcards(block):
-    """Values of a job's wildcards in Snakemake's output, the run left out."""
+    """Return the values of a job's wildcards in Snakemake's output, but for the run."""
     line = next(line for line in block.splitlines() if line.startswith("    wildcards: run=test"))
     return re.findall(r"=([^,]+)", line)[1:]
 
 
 def documents():
-    """Paragraphs of Python's reference: real text that is there without a download."""
+    """Return paragraphs of Python's reference: real text that needs no download."""
     paragraphs = [
         part.strip() for _, topic in sorted(pydoc_data.topics.topics.items()) for part in topic.split("\n\n")
     ]
@@ -205,10 +201,10 @@ def make_checkout(folder, root):
             shutil.copy2(source, folder / name)
     texts = folder / "resources" / "test"
     texts.mkdir(parents=True)
-    found = documents()
-    for number, text in enumerate(found[:200]):
+    paragraphs = documents()
+    for number, text in enumerate(paragraphs[:200]):
         (texts / f"{number:03d}.txt").write_text(text, encoding="utf-8")
     (texts / "rest.jsonl").write_text(
-        "".join(json.dumps({"text": text}) + "\n" for text in found[200:]), encoding="utf-8"
+        "".join(json.dumps({"text": text}) + "\n" for text in paragraphs[200:]), encoding="utf-8"
     )
     return Checkout(folder)

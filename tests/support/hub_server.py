@@ -1,4 +1,4 @@
-"""A local hub: the part of the protocol that downloads use, which is tree, resolve, ranges and error codes."""
+"""A local hub, which speaks the part of the protocol that downloads use: tree, resolve, ranges, errors."""
 
 import hashlib
 import http.server

@@ -13,37 +13,32 @@ PARAMS = {
 }
 CODEBOOK_ID = {2: 7, 3: 18, 4: 17}
 PUBLISHED = {
-    **{
-        "codesz": 8,
-        "idx_dtype": "torch.int64",
-        "lora_rank": 0,
-        "rescale_WH": False,
-        "resid_scale_override": -1,
-        "model_version": 1,
-    },
-    **{"outlier_channel_split": False, "fused": True},
+    "codesz": 8,
+    "idx_dtype": "torch.int64",
+    "lora_rank": 0,
+    "rescale_WH": False,
+    "resid_scale_override": -1,
+    "model_version": 1,
+    "outlier_channel_split": False,
+    "fused": True,
 }
 CONFIG = {
-    **{
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 192,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    },
-    **{
-        "vocab_size": 37,
-        "max_position_embeddings": 24,
-        "rms_norm_eps": 1e-5,
-        "hidden_act": "silu",
-        "torch_dtype": "float16",
-    },
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 37,
+    "max_position_embeddings": 24,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "torch_dtype": "float16",
     "quip_params": {**PARAMS[3], **PUBLISHED, "packsz": 8 / 3},
 }
 
 
 def packed_linear(bits, outputs, inputs, fuse_sizes=None, scale_wh=False, seed=0, scale=0.75):
-    """The tensors of one quantized linear."""
+    """Make the tensors of one quantized linear layer."""
     random = np.random.default_rng(seed)
     words = random.integers(-(2**63), 2**63, (outputs, inputs * bits // 64), dtype=np.int64)
 
@@ -65,7 +60,7 @@ def packed_linear(bits, outputs, inputs, fuse_sizes=None, scale_wh=False, seed=0
 
 
 def layer_tensors(config, i, bits, seed, scale=0.15):
-    """The tensors of decoder layer `i`."""
+    """Make the tensors of decoder layer `i`."""
     random = np.random.default_rng([seed, i])
     width, inner = config["hidden_size"], config["intermediate_size"]
     kv_width = (
@@ -89,7 +84,7 @@ def layer_tensors(config, i, bits, seed, scale=0.15):
 
 
 def outer_tensors(config, seed, head=0.3):
-    """Embedding, head and last norm."""
+    """Make the tensors of embedding, head and last norm."""
     random = np.random.default_rng(seed)
     width, vocab_size = config["hidden_size"], config["vocab_size"]
     tensors = {"model.embed_tokens.weight": _normal(random, 1, vocab_size, width)}
@@ -105,7 +100,7 @@ def _normal(random, scale, *shape):
 
 
 def random_tensors(config, seed=5):
-    """A 3-bit checkpoint whose activations stay moderate."""
+    """Make the tensors of a 3-bit checkpoint whose activations stay moderate."""
     tensors = outer_tensors(config, seed)
     for i in range(config["num_hidden_layers"]):
         tensors |= layer_tensors(config, i, 3, seed)

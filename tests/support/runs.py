@@ -43,10 +43,9 @@ def certificate_path(run, sampling):
 
 
 def write_run(run, schemes=SCHEMES, *, config=CONFIG, head=None, settings=SETTINGS):
-    """Corpus, model with random weights, message, draws, records and certificates of all sampling schemes
-    under `run`.
+    """Write a run folder: corpus, model, message, and draws, records and certificates of all schemes.
 
-    `config` without ``init`` describes the model, `head` (an `AlphaHead`) follows it in the message.
+    The model described by `config` has random weights; `head` (an `AlphaHead`) follows it in the message.
     """
     write_store(
         run / "tokens/text/train", random_documents(np.random.default_rng(5), 80), VOCAB, EOT, shards=3

@@ -1,7 +1,7 @@
 """A Slurm of one node on this machine: no systemd, no cgroups, no accounting database; GPUs that only the
 scheduler believes in.
 
-Everything but the two files that Slurm reads only from /etc/slurm lies in a folder of the caller's.
+Everything lies in a folder of the caller's, but for the two files that Slurm reads only from /etc/slurm.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 
 ETC = Path("/etc/slurm")
-MARK = "# written by tests/cluster/slurm.py, removed when its daemons stop\n"
+MARK = "# written by tests/support/slurm.py, removed when its daemons stop\n"
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 CLUSTER = "tokenbounds-test"
-CPUS, MEMORY_MB, GPUS = 8, 200_000, 2  # what the scheduler hands out, whatever this machine has
+CPUS, MEMORY_MB, GPUS = 8, 200_000, 2  # resources that the scheduler hands out, whatever this machine has
 
 CONFIGURATION = """\
 ClusterName={cluster}
@@ -62,7 +62,7 @@ PartitionName=gpu Nodes=ALL MaxTime=INFINITE State=UP
 
 
 def reason_not_to_start():
-    """Why no Slurm can be started here, or None."""
+    """Return the reason why no Slurm can be started here, or None."""
     if os.geteuid() != 0:
         return "only root can start Slurm's daemons"
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
@@ -108,43 +108,42 @@ class Slurm:
         wait_for(self.is_idle, "an idle node", seconds=60)
 
     def stop(self):
-        """Stop the daemons, and what they started, and remove what `start` wrote outside the folder."""
+        """Stop the daemons and the processes they started; remove the files of `start` outside the folder."""
         with contextlib.suppress(subprocess.CalledProcessError):
             self("scancel", "--me")
             wait_for(lambda: not self("squeue", "--noheader"), "an empty queue", seconds=30)
         for path in self.pid_files:
             with contextlib.suppress(OSError, ValueError):
                 end(int(path.read_text()))
-        for (
-            process
-        ) in psutil.process_iter():  # without cgroups, what lost its parent escapes the end of its job
+        # Without cgroups, a process that lost its parent outlives its job.
+        for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("SLURM_CLUSTER_NAME") == CLUSTER:
                     process.kill()
-        for name in (
-            "slurm.conf",
-            "gres.conf",
-        ):  # with it and no slurmctld, every start of snakemake waits ten seconds
+        # With these files and no slurmctld, every start of snakemake waits ten seconds.
+        for name in ("slurm.conf", "gres.conf"):
             (ETC / name).unlink(missing_ok=True)
 
     def is_idle(self):
-        """Whether the controller answers and the node is free."""
+        """Check whether the controller answers and the node is free."""
         with contextlib.suppress(subprocess.CalledProcessError):
             return set(self("sinfo", "--noheader", "--format=%T").split()) == {"idle"}
         return False
 
     def __call__(self, *command):
-        """Output of a Slurm command."""
+        """Run a Slurm command and return its output."""
         return _call(*command).strip()
 
     def log(self):
-        """All jobs so far, a line each."""
-        form = "JobID:6,State:12,Partition:10,tres-alloc:50,SubmitTime:21,StartTime:21,TimeUsed:10,Comment:90,WorkDir:120"
+        """Return the list of all jobs so far, a line each."""
+        form = (
+            "JobID:6,State:12,Partition:10,tres-alloc:50,"
+            "SubmitTime:21,StartTime:21,TimeUsed:10,Comment:90,WorkDir:120"
+        )
         return self("squeue", "--states=all", "--sort=i", f"--Format={form}") + "\n"
 
     def jobs(self, folder):
-        """Jobs that runs in `folder` submitted, by number: a dict of rule, wildcards, state, and what was
-        asked for."""
+        """List the jobs that runs in `folder` submitted, by number: rule, wildcards, state and resources."""
         columns = {
             "number": "JobID",
             "state": "State",
@@ -154,7 +153,7 @@ class Slurm:
             "limit": "TimeLimit",
         }
         form = ",".join(f"{column}:|" for column in [*columns.values(), "WorkDir"])
-        found = {}
+        jobs = {}
         for line in self("squeue", "--states=all", "--noheader", "--sort=i", f"--Format={form}").splitlines():
             *values, workdir = line.rstrip("|").split("|")
             job = dict(zip(columns, values, strict=True))
@@ -162,18 +161,18 @@ class Slurm:
                 job["rule"], _, job["wildcards"] = (
                     job["comment"].removeprefix("rule_").partition("_wildcards_")
                 )
-                found[int(job["number"])] = job
-        return found
+                jobs[int(job["number"])] = job
+        return jobs
 
 
-def wait_for(condition, what, seconds=120):
+def wait_for(condition, event, seconds=120):
     """Wait until `condition()` is true and return its value."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if value := condition():
             return value
         time.sleep(0.1)
-    raise AssertionError(f"{what}: not in {seconds} s")
+    raise AssertionError(f"{event}: not in {seconds} s")
 
 
 def end(process):

@@ -1,5 +1,4 @@
-"""stories260K, a real LLaMA-architecture model in the format of llama2.c, as a checkpoint of the transformers
-library; its tokenizer."""
+"""stories260K, a real LLaMA-architecture model in the format of llama2.c: its checkpoint and tokenizer."""
 
 import itertools
 import json
@@ -13,8 +12,9 @@ from safetensors.torch import save_file
 
 
 def stories_checkpoint(path, folder):
-    """llama2.c's legacy file as a checkpoint of the library, whose rotary embedding turns the pairs (i, i +
-    D/2) and not (2i, 2i + 1)."""
+    """Convert llama2.c's legacy file to a checkpoint of the transformers library.
+
+    The library's rotary embedding turns the pairs (i, i + D/2), not (2i, 2i + 1), so rows are reordered."""
     data = path.read_bytes()
     width, inner, layers, heads, kv_heads, vocab_size, length = struct.unpack("<7i", data[:28])
     values, offset = np.frombuffer(data, "<f4", offset=28), 0
@@ -74,7 +74,7 @@ def stories_checkpoint(path, folder):
 
 
 def read_pieces(path):
-    """Pieces of tok512.bin: bytes to (id, score)."""
+    """Read the pieces of tok512.bin: bytes to (id, score)."""
     data, offset, pieces = path.read_bytes(), 4, {}
     for number in range(512):
         score, size = struct.unpack_from("<fi", data, offset)
@@ -84,8 +84,7 @@ def read_pieces(path):
 
 
 def encode(text, pieces):
-    """llama2.c's encoder: a leading space, characters or else bytes, then the adjacent pair of the best
-    piece, again and again."""
+    """Encode as llama2.c: a leading space, characters or else bytes, then repeatedly join the best pair."""
     tokens = [piece for character in " " + text for piece in _start(character.encode(), pieces)]
     while True:
         pairs = [
@@ -102,9 +101,10 @@ def _start(character, pieces):
 
 
 def stories_tokenizer(path):
-    """tok512.bin for the `tokenizers` library: every way to join two pieces into a third, the best third
-    first; token 1 is ``<s>``."""
-    pieces = {piece.decode("utf-8", "replace"): found for piece, found in read_pieces(path).items()}
+    """Convert tok512.bin to the `tokenizers` library; token 1 is ``<s>``.
+
+    Merges are all ways to join two pieces into a third, the third with the best score first."""
+    pieces = {piece.decode("utf-8", "replace"): entry for piece, entry in read_pieces(path).items()}
     names = {number: piece.strip() if number < 3 else piece for piece, (number, _) in pieces.items()}
     joins = [
         (-score, number, (piece[:at], piece[at:]))

@@ -70,7 +70,7 @@ class AzumaFormula(Method):
                 sample,
                 sample.values.mean(),
                 _terms(basis, rms, basis.n),
-                choices=losses.choices(option) | {"interval": rms},
+                choices={"interval": rms},
                 capped=False,
             )
 
@@ -80,8 +80,8 @@ class AzumaFormula(Method):
 class AzumaCertified(Method):
     """The paper's theorem with one constant interval, the smoothing chosen on the pilot, our split of delta.
 
-    Hoeffding's inequality needs the constant interval, so a smoothing head is left aside. Where nothing is
-    chosen no pilot is set aside.
+    Hoeffding's inequality needs the constant interval, so a smoothing head is left aside. Without a choice
+    no pilot is set aside.
     """
 
     name = "azuma_certified"
@@ -109,7 +109,7 @@ class AzumaCertified(Method):
             sample,
             sample.values.mean(),
             _terms(basis, sample.range, basis.n - n_pilot),
-            choices=losses.choices(option) | {"interval": sample.range},
+            choices={"interval": sample.range},
             n_pilot=n_pilot,
         )
 
@@ -140,7 +140,7 @@ class AzumaRigorous(Method):
         option, multiplier = _best_multiplier(losses, pilot, basis.kappa, grids)
         estimate = losses.sample(option, rest)
         risk = float(estimate.values.mean())
-        choices, terms = losses.choices(option), (0.0, 0.0)
+        choices, terms = {}, (0.0, 0.0)
         if not estimate.trivial:  # else alpha = 1: every loss is log2 V
             t_pilot, t_rest = (penalised(losses.sample(option, part), multiplier) for part in (pilot, rest))
             t_high = estimate.high + multiplier * estimate.range**2 / 8
@@ -148,7 +148,7 @@ class AzumaRigorous(Method):
             t_upper, b = sampled_mean_upper(t_pilot, t_rest, estimate.low, t_high, bets, basis.delta2)
             t_mean = float(t_rest.mean())
             terms = t_mean - risk + basis.kappa / multiplier, t_upper - t_mean
-            choices = choices | {"lambda": multiplier, "sampling_bet_size": b}
+            choices = {"lambda": multiplier, "sampling_bet_size": b}
         theorem = "supermartingale for varying intervals"
         return basis.bound(self, theorem, estimate, risk, terms, choices=choices, n_pilot=n_pilot)
 

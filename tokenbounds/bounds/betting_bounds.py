@@ -32,10 +32,10 @@ class Betting(Method):
         basis = Basis.of(losses, claim, self.grid_sizes(losses, claim.grids))
         if isinstance(losses, TopK):
             return self._bound_topk(basis)
-        interval, risk, terms, choices = product_terms(losses, basis.kappa, basis.delta2, claim.grids)
+        pilot, risk, terms, choices = product_terms(losses, basis.kappa, basis.delta2, claim.grids)
         theorem = "A (product form)" if losses.entropies is None else "C (centred product form)"
         n_pilot = pilot_size(basis.n)
-        return basis.bound(self, theorem, interval, risk, terms, choices=choices, n_pilot=n_pilot)
+        return basis.bound(self, theorem, pilot, risk, terms, choices=choices, n_pilot=n_pilot)
 
     def _bound_topk(self, basis):
         """Minimise ``(1 - e^(p ln(1 - a) - kappa)) / a`` over a, at an upper limit p of the corpus error.
@@ -59,7 +59,7 @@ class Betting(Method):
         a = float(bets[np.argmin(_zero_one_bound(upper, bets, kappa))])
         at_risk, at_upper = (float(_zero_one_bound(p, a, kappa)) for p in (risk, upper))
         terms = at_risk - risk, at_upper - at_risk
-        choices = basis.losses.choices(None) | {"bet_size": a} | chosen
+        choices = {"bet_size": a} | chosen
         return basis.bound(self, "A (product form)", sample, risk, terms, choices=choices, n_pilot=n_pilot)
 
 
@@ -77,13 +77,14 @@ def product_terms(losses, kappa, delta2, grids):
 
     Returns
     -------
-    interval : Sample
-        The pilot, for the interval of the losses.
+    pilot : Sample
+        Losses of the pilot under the chosen option.
     risk : float
         Mean loss of the draws after the pilot.
     terms : (float, float)
         Complexity term and subsample term.
     choices : dict
+        Chosen bet, centre, g0 and b.
     """
     n_pilot = pilot_size(losses.shape[0])
     parts = slice(None, n_pilot), slice(n_pilot, None)
@@ -94,7 +95,7 @@ def product_terms(losses, kappa, delta2, grids):
     pilot, rest = (losses.sample(option, part) for part in parts)
     low, high = pilot.low, pilot.high
     if pilot.trivial:  # alpha = 1: every loss is log2 V
-        return pilot, high, (0.0, 0.0), losses.choices(option)
+        return pilot, high, (0.0, 0.0), {}
     risk, width, g0 = float(rest.values.mean()), centre.width * pilot.range, min(pilot_g, 0.0)
 
     def linear_form(sample, part):
@@ -117,7 +118,7 @@ def product_terms(losses, kappa, delta2, grids):
         "g0": g0,
         "sampling_bet_size": b,
     }
-    return pilot, risk, (z_mean + constant - risk, z_upper - z_mean), losses.choices(option) | chosen
+    return pilot, risk, (z_mean + constant - risk, z_upper - z_mean), chosen
 
 
 def _zero_one_bound(error, a, kappa):

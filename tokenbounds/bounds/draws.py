@@ -30,6 +30,8 @@ class Sample:
         Interval that holds every loss of the whole corpus.
     lows, highs : float or numpy.ndarray, (n, S)
         Interval of each loss given its context; inside [low, high].
+    choices : dict
+        Values chosen to compute the losses, for the record of a bound.
     """
 
     values: np.ndarray
@@ -37,6 +39,7 @@ class Sample:
     high: float
     lows: np.ndarray | float
     highs: np.ndarray | float
+    choices: dict = field(default_factory=dict)
 
     @property
     def range(self):
@@ -156,8 +159,9 @@ class Bpd(Losses):
         weights = option if self.alphas is None else self.alphas[part]
         smallest = option if self.alpha_range is None else self.alpha_range[0]
         values = smoothed_losses(self.log2_q[part], weights, self.vocab_size)
-        interval = bpd_interval(smallest, self.vocab_size)
-        return Sample(values, *interval, *interval_ends(weights, self.vocab_size))
+        low, high = bpd_interval(smallest, self.vocab_size)
+        lows, highs = interval_ends(weights, self.vocab_size)
+        return Sample(values, low, high, lows, highs, self.choices(option))
 
     def without_head(self):
         """Leave the head aside."""
@@ -219,7 +223,7 @@ class TopK(Losses):
 
     def sample(self, option, part=ALL):
         """Select the errors of the slice `part`; `option` is None."""
-        return Sample(self.errors[part], 0.0, 1.0, 0.0, 1.0)
+        return Sample(self.errors[part], 0.0, 1.0, 0.0, 1.0, self.choices(option))
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,8 @@ class Bounded(Losses):
 
     def sample(self, option, part=ALL):
         """Select the losses of the slice `part`; `option` is None."""
-        return Sample(self.values[part], self.low, self.high, self.low, self.high)
+        interval = self.low, self.high
+        return Sample(self.values[part], *interval, *interval, self.choices(option))
 
 
 class Document(Bounded):
@@ -296,13 +301,8 @@ class Document(Bounded):
         """
         means = document_means(smoothed_losses(log2_q, alpha, vocab_size), tokens_per_document)
         guess = random_guess_bpd(vocab_size)
-        return cls(
-            means,
-            *bpd_interval(alpha, vocab_size),
-            metric="bpd",
-            random_guess=guess,
-            chosen={"alpha": alpha},
-        )
+        low, high = bpd_interval(alpha, vocab_size)
+        return cls(means, low, high, metric="bpd", random_guess=guess, chosen={"alpha": alpha})
 
     @classmethod
     def topk(cls, ranks, tokens_per_document, vocab_size, k):

@@ -143,9 +143,11 @@ class Basis:
         n, draw_size = losses.shape
         m = checks.population(claim.m, n, draw_size)
         delta = claim.delta
-        split = split_delta_paper(delta, m, n) if paper_split else split_delta(delta, claim.candidates)
+        delta1, delta2 = (
+            split_delta_paper(delta, m, n) if paper_split else split_delta(delta, claim.candidates)
+        )
         terms_bits = complexity_terms(claim.message_bits, grid_sizes or {}, claim.extra_bits)
-        return cls(losses, claim, m, n, draw_size, *split, terms_bits)
+        return cls(losses, claim, m, n, draw_size, delta1, delta2, terms_bits)
 
     @property
     def complexity_nats(self):
@@ -166,12 +168,12 @@ class Basis:
         theorem : str
             Statement that the value rests on.
         sample : Sample
-            Losses under the chosen option, for their interval.
+            Losses under the chosen option, for their interval and the choices behind them.
         empirical_risk : float
         terms : (float, float)
             Complexity term and subsample term.
         choices : dict, optional
-            Chosen values.
+            Further chosen values.
         n_pilot : int
             Draws of the pilot.
         capped : bool
@@ -197,6 +199,6 @@ class Basis:
             n=self.n,
             n_pilot=n_pilot,
             draw_size=self.draw_size,
-            choices=choices or {},
+            choices=sample.choices | (choices or {}),
             complexity_terms_bits=self.terms_bits,
         )

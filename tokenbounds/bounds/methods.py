@@ -33,7 +33,9 @@ def installed_methods(*own):
     return {name: method() for name, method in methods.items()}
 
 
-METHODS = installed_methods(AzumaFormula, AzumaCertified, AzumaRigorous, Betting)
+OWN = (AzumaFormula, AzumaCertified, AzumaRigorous, Betting)
+METHODS = installed_methods(*OWN)
+ADDED = METHODS.keys() - {method.name for method in OWN}  # by other packages: not installed everywhere
 REFERENCE = METHODS[AzumaFormula.name]  # savings are relative to it
 HEADLINE = METHODS[Betting.name]  # ranks the candidates of a row; its savings are shown
 

@@ -14,7 +14,7 @@ def units(certificate):
 
 
 def describe_certificate(certificate):
-    """Describe a certificate as text: every bound with its terms, and what each method assumes."""
+    """Describe a certificate as text: every bound with its terms, and the assumptions of the methods."""
     metrics = certificate["metrics"]
     names = list(dict.fromkeys(name for entry in metrics.values() for name in entry["bounds"]))
     width = max(map(len, map(label_of, names))) + 2

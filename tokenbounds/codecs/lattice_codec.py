@@ -93,7 +93,7 @@ class LatticeCodec(Codec):
         self.defaults = {"bits": 2, "seed": 0, **self.others.defaults}  # type: ignore[misc]
 
     def check(self, options):
-        """Refuse bits other than 2, 3 and 4, a seed out of range, and options that the other codec refuses."""
+        """Refuse bits other than 2, 3 and 4, a seed out of range, and any option that `others` refuses."""
         check_bits_and_seed(options["bits"], options["seed"])
         self.others.check(options)
 

@@ -325,7 +325,7 @@ def count_all(files: list[SourceFile], field="text", processes=1, eot_id=None) -
 
 
 def read_range(
-    files, field, start, stop, part="all", eot_id=None
+    files, field, start, stop, extract="all", eot_id=None
 ) -> Iterator[tuple[int, str, str | np.ndarray]]:
     """Stream the documents `start` to `stop` of a list of files joined in order.
 
@@ -336,7 +336,7 @@ def read_range(
         As for `read_documents`.
     start, stop : int
         Document numbers over all files.
-    part : {"all", "docstrings"}
+    extract : {"all", "docstrings"}
         Part of each document that is kept as its text.
 
     Yields
@@ -366,7 +366,7 @@ def read_range(
                 )
             number = begin
             for place, text in read_documents(file, field, begin - first, end - first, eot_id):
-                yield number, place, docstrings(text) if part == "docstrings" else text
+                yield number, place, docstrings(text) if extract == "docstrings" else text
                 number += 1
             if number != end:
                 before = f"{documents} when they were counted"

@@ -164,7 +164,7 @@ def tokenize_shard(corpus: Corpus, manifest_path, roles_path, tokenizer_dir, sha
     if source.eot_id not in (None, tokenizer.eot_id):
         expected = f"{tokenizer.eot_id}, the tokenizer's id of '{tokenizer.eot}'"
         raise InputError(f"source.eot_id: {source.eot_id}; expected {expected}")
-    all_documents = read_range(files, source.field, start, stop, source.part, source.eot_id)
+    all_documents = read_range(files, source.field, start, stop, source.extract, source.eot_id)
     documents = (document for document in all_documents if roles[document[0]] != TOKENIZER)
     total = int((roles[start:stop] != TOKENIZER).sum())
     with contextlib.ExitStack() as stack:

@@ -283,7 +283,7 @@ def training_documents(corpus: Corpus, manifest_path, roles_path):
     """Yield the texts of the documents that the corpus's tokenizer is trained on, in order."""
     manifest, files, roles = read_manifest(manifest_path, roles_path)
     for number, _, text in read_range(
-        files, corpus.source.field, 0, manifest["documents"], corpus.source.part
+        files, corpus.source.field, 0, manifest["documents"], corpus.source.extract
     ):
         if roles[number] == TOKENIZER:
             yield text

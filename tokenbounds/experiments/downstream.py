@@ -1,7 +1,7 @@
 """Scores of models on resampled tokens, and on drawn tokens of other corpora (docs/downstream.md).
 
-In bits, how well a model predicts the continuations of `tokenbounds.experiments.resampling` is the quantity
-that a bound bounds. It is compared with perplexity and accuracy on drawn tokens of downstream corpora.
+The mean bits of the continuations of `tokenbounds.experiments.resampling` under a model estimate the quantity
+that the bound limits. They are compared with perplexity and accuracy on drawn tokens of downstream corpora.
 
 ========================  ==========================================================================
 tokenizer of the model    bits of a continuation

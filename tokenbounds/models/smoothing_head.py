@@ -4,10 +4,11 @@ A prediction q is smoothed to (1 - alpha) q + alpha / V before its loss is bound
 `tokenbounds.smoothing` trains heads.
 """
 
+import numbers
+
 import torch
 from torch import nn
 
-from tokenbounds.bounds import checks
 from tokenbounds.errors import InputError
 
 
@@ -32,8 +33,13 @@ class AlphaHead(nn.Module):
 
     def __init__(self, width, low, high):
         super().__init__()
-        width = checks.integer("width", width, 0)
-        self.low, self.high = checks.smoothing("low", low), checks.smoothing("high", high)
+        if isinstance(width, bool) or not isinstance(width, numbers.Integral) or width < 0:
+            raise InputError(f"width is {width!r}; expected a whole number >= 0")
+        for name, value in (("low", low), ("high", high)):
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not (number and 0 < value <= 1):  # a NaN is refused too
+                raise InputError(f"{name} is {value!r}; expected a number in (0, 1]")
+        self.low, self.high = float(low), float(high)
         if not self.low < self.high < 1:
             raise InputError(
                 f"the range of alpha is {self.low} to {self.high}; "

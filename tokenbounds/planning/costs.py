@@ -10,6 +10,7 @@ import math
 
 from tokenbounds.config.schema import Levels
 from tokenbounds.planning.parameter_counts import corpus_vocab_size, models_frame
+from tokenbounds.scoring.acceptance import DOCUMENTS, MOST_TOKENS
 
 A100_TERAFLOPS = 312.0  # dense bfloat16, NVIDIA's data sheet
 A100_TERAFLOPS_32 = 19.5  # float32
@@ -111,8 +112,6 @@ class Costs:
         return self._context_tokens(model, self._config.sampling, tokens) * self._per_token(model)
 
     def _sanity_check(self, model, **_):
-        from tokenbounds.scoring.sanity_check import DOCUMENTS, MOST_TOKENS  # imports torch
-
         return DOCUMENTS * MOST_TOKENS * self._per_token(model)
 
     def _score(self, model, sampling, **_):

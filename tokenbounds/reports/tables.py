@@ -7,8 +7,9 @@ import pandas as pd
 
 from tokenbounds.bounds.methods import HEADLINE, METHODS
 from tokenbounds.certificates.files import read_certificate
-from tokenbounds.errors import InputError
-from tokenbounds.io.files import atomic_path, read_json, write_text
+from tokenbounds.io.files import read_json, write_text
+from tokenbounds.reports.formats import latex, markdown, write_csv
+from tokenbounds.reports.rows import best_of
 
 TERMS = {
     "risk": "empirical_risk",
@@ -18,29 +19,6 @@ TERMS = {
 }
 TERMS_CAPTION = "Terms of each BPD bound, in bits. (cap): the largest possible loss, less than their sum."
 BY_ITSELF = "Each bound holds by itself with the probability that its certificate states."
-
-
-def best_of(certificates, counts):
-    """Select from each run of `counts` consecutive certificates the one with the least headline bound on BPD.
-
-    Each must have been made for a selection from so many (`bounds.candidates`); else `InputError`.
-    """
-    chosen, start = [], 0
-    for count in counts:
-        group = certificates[start : start + count]
-        for certificate in group:
-            candidates = certificate["settings"]["candidates"]
-            if candidates < count:
-                made = f"{certificate['name']}: a bound for one of {candidates} candidates"
-                raise InputError(f"{made}; expected one for {count}, of which the best is shown")
-        chosen.append(min(group, key=headline_bpd))
-        start += count
-    return chosen
-
-
-def headline_bpd(certificate):
-    """Look up the headline bound on bits per token."""
-    return certificate["metrics"]["bpd"]["bounds"][HEADLINE.name]["value"]
 
 
 def frame(certificates, labels, top_k, val_losses_nats=None):
@@ -171,12 +149,6 @@ def shown_terms(data):
     return pd.DataFrame(rows)
 
 
-def write_csv(path, data, **options):
-    """Write a DataFrame as csv, atomically; `options` as for `pandas.DataFrame.to_csv`."""
-    with atomic_path(path) as temporary:
-        data.to_csv(temporary, index=False, **options)
-
-
 def write_table(certificates, labels, top_k, caption, *, csv, md, tex, val_losses_nats=None):
     """Write a table as csv (every number), markdown (bounds and their terms) and LaTeX (bounds)."""
     data = frame(certificates, labels, top_k, val_losses_nats)
@@ -185,51 +157,6 @@ def write_table(certificates, labels, top_k, caption, *, csv, md, tex, val_losse
     terms = markdown(shown_terms(data), TERMS_CAPTION)
     write_text(md, f"{markdown(view, caption)}\n{terms}\n{notes(data)}\n")
     write_text(tex, latex(view, caption))
-
-
-def markdown(view, caption):
-    """Format a markdown table, columns aligned so that it also reads well in a terminal."""
-    rows = [list(view.columns), *view.to_numpy().tolist()]
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-
-    def line(row):
-        first, *others = zip(row, widths, strict=True)
-        cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-        return f"| {' | '.join(cells)} |"
-
-    rule = "|".join("-" * (width + 1) + ("-" if i == 0 else ":") for i, width in enumerate(widths))
-    lines = [line(rows[0]), f"|{rule}|", *map(line, rows[1:]), ""]
-    return "\n".join([caption, "", *lines] if caption else lines)
-
-
-LATEX = str.maketrans(
-    {character: rf"\{character}" for character in "%&_#${}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-)
-
-
-def latex(view, caption):
-    """Format a LaTeX table (booktabs)."""
-    body = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in view.to_numpy().tolist()]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{caption.translate(LATEX)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (view.shape[1] - 1)}}}",
-            r"\toprule",
-            " & ".join(name.translate(LATEX) for name in view.columns) + r" \\",
-            r"\midrule",
-            *body[:-1],
-            r"\midrule",
-            body[-1],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
 
 
 def draw(inputs, spec, outputs):

@@ -14,7 +14,9 @@ from tokenbounds.certificates.describe import units
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.experiments.generation import samples_of
 from tokenbounds.io.files import write_text
-from tokenbounds.reports.tables import LATEX, best_of, frame, markdown, notes, shown, write_csv
+from tokenbounds.reports.formats import LATEX, markdown, write_csv
+from tokenbounds.reports.rows import best_of
+from tokenbounds.reports.tables import frame, notes, shown
 
 _MARKDOWN_COLUMNS, _LATEX_COLUMNS = 100, 60
 _SAMPLED = (

@@ -10,9 +10,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "acceptance": ["check_passed"],
         "parts": ["draw_items", "records_table", "score_part"],
         "records": ["SCHEMA", "read_records", "read_sidecars", "write_records"],
-        "sanity_check": ["check_passed", "loss_on_documents"],
+        "sanity_check": ["loss_on_documents"],
         "score": ["features", "rank_interval", "rescoring_difference", "score_items"],
     },
 )

@@ -9,14 +9,10 @@ from tokenbounds.codecs.decode import read_model
 from tokenbounds.corpus.contexts import ContextRule, document_items
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.devices import choose_device
-from tokenbounds.errors import InputError
-from tokenbounds.io.files import read_json
 from tokenbounds.models.registry import context_length_of
 from tokenbounds.randomness import generator
+from tokenbounds.scoring.acceptance import DOCUMENTS, MOST_TOKENS
 from tokenbounds.scoring.score import score_items
-
-DOCUMENTS = 20
-MOST_TOKENS = 512  # per document: a damaged model shows its damage early
 
 
 def loss_on_documents(message_path, store_folder, *, name, seed, batch_tokens, device):
@@ -52,16 +48,3 @@ def loss_on_documents(message_path, store_folder, *, name, seed, batch_tokens, d
         "tokens": losses.size,
         "bad": loss > guess / 2,
     }
-
-
-def check_passed(path, accept, name):
-    """Refuse a model whose sanity check, the file at `path`, was bad, unless `accept`."""
-    check = read_json(path)
-    if check["bad"] and not accept:
-        loss, limit = check["bits_per_token"], check["random_guess"] / 2
-        raise InputError(
-            f"{name}: {loss:.2f} bits per token on {check['documents']} documents; "
-            f"expected at most {limit:.2f}, half of the random guess: "
-            "its files may be damaged or not fit the corpus' tokenizer "
-            "(accept_bad_models: true in the configuration goes on all the same)"
-        )

@@ -23,7 +23,7 @@ class Trials:
     low, high : float
         Interval of every loss.
     log2_q, alphas : numpy.ndarray, (trials, m), or None
-        For processes in bits: what the losses are computed from.
+        Scores and weights behind the losses, for processes in bits.
     alpha_range : (float, float) or None
     vocab_size : int or None
     """

@@ -1,5 +1,6 @@
-"""Write down which modules a job of a rule has loaded when it ends: Python imports this file where its folder
-is on PYTHONPATH."""
+"""Write down at the end of a rule's job which modules it has loaded.
+
+Python imports this file at its start if the folder is on PYTHONPATH."""
 
 import atexit
 import json

@@ -25,9 +25,10 @@ from tokenbounds.codecs.decode import (
     with_head,
     write_message,
 )
-from tokenbounds.config.schema import Sampling
+from tokenbounds.config.schema import Bounds, Sampling, slice_of
 from tokenbounds.corpus.contexts import ContextRule, document_items, token_items
-from tokenbounds.corpus.sampling import draw_documents
+from tokenbounds.corpus.sampling import draw_documents, read_positions
+from tokenbounds.corpus.store import TokenStore
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, sha256_file, write_json
 from tokenbounds.models.folders import load_model, save_model
@@ -221,7 +222,7 @@ def test_head_in_the_message(tmp_path):
 @pytest.mark.parametrize(
     "config",
     [
-        {"alpha_head": {"low": 0.9, "high": 1.0}},  # alpha = 1 everywhere would hide what log2 q is
+        {"alpha_head": {"low": 0.9, "high": 1.0}},  # alpha = 1 everywhere would hide log2 q
         {"alpha_head": {"low": 0.5, "high": 0.1}},
         {"alpha_head": {"low": 0.1, "high": 0.5, "model": "another"}},
         {"alpha_head": {"low": 0.1, "high": 0.5}, "model": "another"},
@@ -259,14 +260,11 @@ def test_records_have_the_heads_weights(with_a_head):
     records = read_records([path / "00000.parquet", path / "00001.parquet"], head=True)
     decoded = read_message(with_a_head / "messages/gpt.levels.bin")
     model = model_of(decoded)
-    from tokenbounds.corpus.sampling import read_positions
-    from tokenbounds.corpus.store import TokenStore
-
     store = TokenStore(with_a_head / "tokens/text/train")
     draws = read_positions(with_a_head / "positions/text.token.parquet", store)
     items = list(token_items(store, draws["position"], ContextRule(16, "first", EOT)))
     scored = score_items(model, items, batch_tokens=1)
-    assert np.allclose(records["alpha"], [found[3][0] for found in scored], rtol=1e-5)
+    assert np.allclose(records["alpha"], [scores[3][0] for scores in scored], rtol=1e-5)
     assert np.ptp(records["alpha"]) > 0.01
     assert ((records["alpha"] >= 0.01) & (records["alpha"] <= 0.9)).all()
     with pytest.raises(InputError, match=r"expected draw, position, .*entropy_bits$"):
@@ -274,30 +272,30 @@ def test_records_have_the_heads_weights(with_a_head):
 
 
 def test_certificate_with_a_head_uses_it(with_a_head):
-    found = read_certificate(certificate_path(with_a_head, "token"))
+    certificate = read_certificate(certificate_path(with_a_head, "token"))
     path = with_a_head / "risk/gpt.levels.text.token"
     records = read_records([path / "00000.parquet", path / "00001.parquet"], head=True)
     expected = bounds.betting_bpd(
         records["log2_q"],
         VOCAB,
-        found["hypothesis"]["message_bits"],
-        found["m"],
+        certificate["hypothesis"]["message_bits"],
+        certificate["m"],
         entropies=records["entropy_bits"],
         alphas=records["alpha"],
         alpha_range=(0.01, 0.9),
         grids=bounds.Grids(alpha=(0.01, 0.1, 0.5)),
         extra_bits={"sampling scheme": 1.0},
-        numeric_slack_bits=bounds.numeric_slack_bits(found["epsilon_nats"]),
+        numeric_slack_bits=bounds.numeric_slack_bits(certificate["epsilon_nats"]),
         candidates=2,
     )
-    bpd = found["metrics"]["bpd"]["bounds"]
+    bpd = certificate["metrics"]["bpd"]["bounds"]
     assert bpd["betting"]["value"] == pytest.approx(expected.value, rel=1e-12)
     assert bpd["betting"]["choices"]["alpha_min"] == 0.01 and "alpha" in bpd["azuma_certified"]["choices"]
     assert (
-        bpd["betting"]["payments_bits"]["alpha_grid"] == 0
-        and bpd["azuma_certified"]["payments_bits"]["alpha_grid"] > 1
+        bpd["betting"]["complexity_terms_bits"]["alpha_grid"] == 0
+        and bpd["azuma_certified"]["complexity_terms_bits"]["alpha_grid"] > 1
     )
-    assert found["hypothesis"]["alpha_head"] == {"low": 0.01, "high": 0.9}
+    assert certificate["hypothesis"]["alpha_head"] == {"low": 0.01, "high": 0.9}
     assert bpd["betting"]["delta2"] == pytest.approx(0.999 * 0.05 / 2)
 
 
@@ -349,16 +347,16 @@ def test_forged_scores_under_a_head_are_found(with_a_head, tmp_path):
 
 
 def test_document_level_certificate(with_a_head):
-    found = read_certificate(certificate_path(with_a_head, "documents"))
-    assert (found["m"], found["n"]) == (80, 30)
+    certificate = read_certificate(certificate_path(with_a_head, "documents"))
+    assert (certificate["m"], certificate["n"]) == (80, 30)
     path = with_a_head / "risk/gpt.levels.text.documents"
     records = read_records([path / "00000.parquet", path / "00001.parquet"], head=True, ragged=True)
     means = [-records["log2_q"][records["draw"] == draw].mean() for draw in range(30)]
-    bpd = found["metrics"]["bpd"]
+    bpd = certificate["metrics"]["bpd"]
     assert bpd["empirical_risk"] == pytest.approx(np.mean(means), rel=1e-12)
     assert bpd["bounds"].keys() == {"azuma", "azuma_certified", "betting"}
     assert bpd["bounds"]["betting"]["delta2"] == pytest.approx(0.999 * 0.05 / (2 * 3))
-    assert bpd["bounds"]["betting"]["payments_bits"]["alpha_grid"] == pytest.approx(np.log2(3))
+    assert bpd["bounds"]["betting"]["complexity_terms_bits"]["alpha_grid"] == pytest.approx(np.log2(3))
     # by hand, at the constant smoothing that the formula chose
     alpha = bpd["bounds"]["azuma"]["choices"]["alpha"]
     smoothed = [
@@ -366,7 +364,7 @@ def test_document_level_certificate(with_a_head):
         for draw in range(30)
     ]
     assert bpd["bounds"]["azuma"]["empirical_risk"] == pytest.approx(np.mean(smoothed), rel=1e-12)
-    top1 = found["metrics"]["top1"]
+    top1 = certificate["metrics"]["top1"]
     errors = [(records["rank"][records["draw"] == draw] >= 1).mean() for draw in range(30)]
     assert top1["empirical_risk"] == pytest.approx(np.mean(errors), rel=1e-12)
     assert top1["random_guess"] == pytest.approx(1 - 1 / VOCAB)
@@ -418,6 +416,4 @@ def test_training_a_head(with_a_head, tmp_path):
 
 
 def bounds_section():
-    from tokenbounds.config.schema import Bounds, slice_of
-
     return slice_of(Bounds.model_validate(SETTINGS))

@@ -1,7 +1,6 @@
 """Models of the transformers library and lattice codes, from training to a message that decodes."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pretrained
@@ -135,9 +134,8 @@ def test_lattice_message_decodes_to_the_reconstruction(tokens, llama, bits):
         options={"tuning_rounds": 1},
     )[0]
     on_lattice = [name for name, value in again.items() if isinstance(value, Quantized)]
-    assert (
-        report["on_lattice"]["tensors"] == len(on_lattice) == 8
-    )  # seven matrices of the layer, and the head
+    # seven matrices of the layer, and the head
+    assert report["on_lattice"]["tensors"] == len(on_lattice) == 8
     assert "model.embed_tokens.weight" not in on_lattice
     # another draw of calibration tokens gives other points; what is coded is what is decoded
     coded = decode_message(encode(again, decoded.config, codec=decoded.codec))
@@ -207,13 +205,11 @@ def test_published_models_are_written_like_trained_ones(llama, tmp_path):
     index = tmp_path / "index.json"
     write_json(index, {"vocab_size": VOCAB, "eot_id": 0})
     section = {"family": "pretrained", "folder": str(folder), "start_token": "always", "corpus": "text"}
-    pretrained.main(str(tmp_path / "models/m/model.safetensors"), f"{folder}/config.json", index, section)
-    loaded, found = load_model(tmp_path / "models/m")
-    assert (
-        found["start_token"] == "always"
-        and found["context_length"] == 16
-        and found["transformers"] == config["transformers"]
-    )
+    config_file = [f"{folder}/config.json"]
+    pretrained.main(str(tmp_path / "models/m/model.safetensors"), config_file, index, section)
+    loaded, written = load_model(tmp_path / "models/m")
+    assert written["start_token"] == "always" and written["context_length"] == 16
+    assert written["transformers"] == config["transformers"]
     assert {name: value.tobytes() for name, value in tensors_of(loaded).items()} == {
         name: value.tobytes() for name, value in tensors_of(model).items()
     }
@@ -223,13 +219,11 @@ def test_published_models_are_written_like_trained_ones(llama, tmp_path):
     with pytest.raises(
         InputError, match="vocabulary has 64 rows, expected at least the tokenizer's 65 tokens"
     ):
-        pretrained.main(str(tmp_path / "models/n/model.safetensors"), f"{folder}/config.json", index, section)
+        pretrained.main(str(tmp_path / "models/n/model.safetensors"), config_file, index, section)
     assert not (tmp_path / "models/n").exists()
     manifest = tmp_path / "download.json"
     manifest.write_text(json.dumps({"folder": str(folder)}))
     write_json(index, {"vocab_size": VOCAB, "eot_id": 0})
     hub = {**section, "hub": "a/b", "revision": "0" * 40}
-    pretrained.main(
-        str(tmp_path / "models/h/model.safetensors"), str(manifest), index, SimpleNamespace(**hub).__dict__
-    )
+    pretrained.main(str(tmp_path / "models/h/model.safetensors"), [str(manifest)], index, hub)
     assert (tmp_path / "models/h/config.json").exists()

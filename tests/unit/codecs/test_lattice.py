@@ -1,5 +1,4 @@
-"""Lattice quantization: nearest points against a full search, the rounding against the reference's, decoding
-against integer arithmetic."""
+"""Lattice quantization: the rounding against the reference's, decoding against integer arithmetic."""
 
 import dataclasses
 import math
@@ -10,30 +9,15 @@ import pytest
 import scipy.linalg
 import torch
 from safetensors.torch import load_file
+from support.lattice import BITS, correlated_hessian, gaussian, random_result
 
-from tokenbounds.codecs.base import Float16Codec
-from tokenbounds.codecs.bits import Reader, Writer
-from tokenbounds.codecs.calibration import hessians
-from tokenbounds.codecs.e8p_rounding import nearest_e8p
 from tokenbounds.codecs.lattice import Quantized, check_shape, quantize_linear, quantize_model, reconstruct
-from tokenbounds.codecs.lattice_codec import LatticeCodec
-from tokenbounds.codecs.levels import LevelsCodec
 from tokenbounds.errors import InputError
 from tokenbounds.models.quip.codebooks import e8p_table, e81b_table
 from tokenbounds.models.quip.hadamard import hadamard, hadamard_order
 from tokenbounds.models.quip.linear import dequantize, unpack_e8p
 
-BITS = (2, 3, 4)
 CODEBOOKS = {2: ("E8P12", 1), 3: ("E8P12RVQ3B", 0), 4: ("E8P12RVQ4B", 1)}
-
-
-def gaussian(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def correlated_hessian(n, seed=1):
-    x = gaussian(2 * n, n, seed=seed) @ gaussian(n, n, seed=seed + 1)
-    return x.T @ x / len(x)
 
 
 def proxy(weight, hessian, approximation):
@@ -43,32 +27,6 @@ def proxy(weight, hessian, approximation):
     )
     error = weight - approximation
     return np.sum(error @ hessian * error) / np.sum(weight @ hessian * weight)
-
-
-def random_result(m, n, bits, seed=0, name="w", scale=0.7):
-    rng = np.random.default_rng(seed)
-    second = {2: (), 3: ((256, np.uint8),), 4: ((65536, np.uint16),)}[bits]
-    codes = tuple(
-        rng.integers(0, size, (m, n // 8)).astype(kind) for size, kind in ((65536, np.uint16), *second)
-    )
-    return Quantized(bits, seed, name, codes, np.array([scale], np.float32), (m,))
-
-
-# ---------------------------------------------------------------- nearest points
-
-
-def test_a_codebook_point_is_its_own_nearest():
-    assert torch.equal(nearest_e8p(torch.tensor(e8p_table())), torch.arange(65536, dtype=torch.int32))
-
-
-@pytest.mark.parametrize("spread", [0.3, 0.9, 1.5, 4.0])
-def test_nearest_point_is_that_of_a_full_search(spread):
-    """Also where vectors lie outside the codebook (4.0), or in reach of the rows of norm 12 (1.5)."""
-    x = torch.from_numpy(spread * gaussian(250, 8, seed=3))
-    table = torch.tensor(e8p_table()).double()
-    found = (x - table[nearest_e8p(x).long()]).square().sum(1)
-    best = torch.stack([(table - vector).square().sum(1).min() for vector in x])
-    assert torch.equal(found, best)
 
 
 # ---------------------------------------------------------------- rounding
@@ -187,8 +145,8 @@ def test_fused_blocks_have_their_own_scales():
     assert result.sizes == (32, 16, 16) and result.shape == (64, 64)
     rms = [np.sqrt(np.mean(part**2)) for part in parts]
     np.testing.assert_allclose(result.scales, np.array(rms) / 0.9, rtol=1e-6)
-    for part, found in zip(parts, np.split(reconstruct(result), [32, 48]), strict=True):
-        assert proxy(part, hessian, found) < 0.1
+    for part, decoded in zip(parts, np.split(reconstruct(result), [32, 48]), strict=True):
+        assert proxy(part, hessian, decoded) < 0.1
 
 
 def test_zeros_stay_zeros():
@@ -256,63 +214,6 @@ def test_missing_hessian():
         quantize_model({"a": gaussian(16, 64), "b": gaussian(16, 64)}, {"a": np.eye(64)}, 2, seed=0)
 
 
-# ---------------------------------------------------------------- calibration
-
-
-def small_model():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Embedding(50, 16), torch.nn.Linear(16, 24), torch.nn.GELU(), torch.nn.Linear(24, 8)
-    )
-
-
-def test_hessians_are_second_moments_of_the_inputs():
-    model, ids = small_model(), torch.arange(60).reshape(4, 15) % 50
-    found = hessians(model, ids.split([1, 3]))
-    first = model[0](ids).detach().flatten(0, 1).double()
-    second = model[2](model[1](model[0](ids))).detach().flatten(0, 1).double()
-    assert list(found) == ["1.weight", "3.weight"]
-    for name, x in (("1.weight", first), ("3.weight", second)):
-        assert found[name].dtype == torch.float64
-        torch.testing.assert_close(
-            found[name], x.T @ x / 60, rtol=1e-6, atol=1e-9
-        )  # the model computes in float32
-    assert not model[1]._forward_pre_hooks
-
-
-def test_hessians_of_part_of_a_model():
-    model, ids = small_model(), torch.arange(10)[None]
-    with pytest.raises(InputError, match=r"tensor '3\.weight': no calibration batch reached its layer"):
-        hessians(model, [ids], forward=lambda batch: model[1](model[0](batch)))
-    with pytest.raises(InputError, match="no calibration batch"):
-        hessians(model, [])
-    with pytest.raises(InputError, match=r"no torch\.nn\.Linear"):
-        hessians(model[0], [ids])
-    model[0].weight.data[3] = math.nan
-    with pytest.raises(
-        InputError, match=r"tensor '1\.weight': its layer's calibration inputs are not finite"
-    ):
-        hessians(model, [ids])
-
-
-def test_calibration_lowers_the_error_of_the_output():
-    """What Hessians are for: the layer's output, on inputs of a few directions, is nearer than without
-    them."""
-    layer = torch.nn.Linear(64, 32, bias=False)
-    layer.weight.data = torch.from_numpy(gaussian(32, 64)).float()
-    x = torch.from_numpy(gaussian(500, 12) @ gaussian(12, 64, seed=2)).float()
-    found = hessians(layer, [x])
-    assert list(found) == ["weight"]
-
-    def output_error(hessian):
-        approximation = torch.from_numpy(
-            reconstruct(quantize_linear(layer.weight.detach(), hessian, 2, seed=0))
-        )
-        return (x @ (layer.weight.detach() - approximation).T).square().mean()
-
-    assert output_error(found["weight"]) < 0.2 * output_error(torch.eye(64))
-
-
 # ---------------------------------------------------------------- decoding
 
 
@@ -338,9 +239,9 @@ def test_reconstruction_is_integer_arithmetic(m, n, bits):
     sums = integer_hadamard(m) @ points @ integer_hadamard(n).T
     factor = float(result.scales[0]) / (denominator * math.sqrt(m * n))
     expected = (sums * factor * result.SV.astype(int)[:, None] * result.SU.astype(int)).astype(np.float32)
-    found = reconstruct(result)
-    assert found.dtype == np.float32 and found.shape == (m, n)
-    assert np.array_equal(found, expected)
+    decoded = reconstruct(result)
+    assert decoded.dtype == np.float32 and decoded.shape == (m, n)
+    assert np.array_equal(decoded, expected)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -354,8 +255,8 @@ def test_reconstruction_is_the_reference_decoder_s(reference, bits):
     if bits == 4:
         codes.append(unpack_e8p(packed["Qidxs"][:, 8:]).numpy().astype(np.uint16))
     scale = np.abs(packed["SV"][:1].float().numpy())
-    found = reconstruct(Quantized(bits, 0, "weight", tuple(codes), scale, (112,)))
-    assert np.abs(found - dense).max() <= 5e-6 * np.sqrt(np.mean(dense**2))
+    decoded = reconstruct(Quantized(bits, 0, "weight", tuple(codes), scale, (112,)))
+    assert np.abs(decoded - dense).max() <= 5e-6 * np.sqrt(np.mean(dense**2))
 
 
 def test_decoded_weights_are_pinned():
@@ -365,196 +266,9 @@ def test_decoded_weights_are_pinned():
     codes = tuple(
         (np.arange(24 * 8).reshape(24, 8) * factor % 65536).astype(np.uint16) for factor in (331, 1009)
     )
-    found = reconstruct(dataclasses.replace(result, codes=codes))
+    decoded = reconstruct(dataclasses.replace(result, codes=codes))
     assert zlib.crc32(result.SU.astype("<f2").tobytes() + result.SV.astype("<f2").tobytes()) == SIGNS_CRC
-    assert zlib.crc32(found.astype("<f4").tobytes()) == WEIGHTS_CRC
+    assert zlib.crc32(decoded.astype("<f4").tobytes()) == WEIGHTS_CRC
 
 
 SIGNS_CRC, WEIGHTS_CRC = 3857051934, 3481521622
-
-
-# ---------------------------------------------------------------- message
-
-
-CODEC = LatticeCodec(LevelsCodec())
-
-
-def written(tensors, options, codec=CODEC):
-    writer = Writer()
-    codec.write(writer, tensors, options)
-    return bytes(writer.data)
-
-
-def read(data, layout, options, codec=CODEC):
-    reader = Reader(memoryview(data), "m.bin")
-    values = codec.read(reader, layout, options)
-    assert reader.position == reader.end and sum(reader.sections.values()) == len(data)
-    return values
-
-
-def mixed_tensors(bits, seed=0):
-    """Two lattice tensors around dense ones, of which one has a Hadamard matrix all the same."""
-    first = quantize_linear(
-        gaussian(32, 64), correlated_hessian(64), bits, seed=seed, name="first", tuning_rounds=1
-    )
-    last = quantize_linear(
-        gaussian(24, 32, seed=2), np.eye(32), bits, seed=seed, name="last", tuning_rounds=1
-    )
-    dense = {"gain": np.float32([1, 2, 1, 2, 1]), "table": np.repeat(np.float32([0.5, 0.25]), 64)}
-    tensors = {"first": first, **dense, "last": last}
-    return tensors, [["first", [32, 64]], ["gain", [5]], ["table", [16, 8]], ["last", [24, 32]]]
-
-
-@pytest.mark.parametrize("others", [LevelsCodec(), Float16Codec()])
-@pytest.mark.parametrize("bits", BITS)
-def test_message_decodes_bit_for_bit(bits, others):
-    codec = LatticeCodec(others)
-    options = {**codec.defaults, "bits": bits, "seed": 7}
-    codec.check(options)
-    tensors, layout = mixed_tensors(bits, seed=7)
-    data = written(tensors, options, codec)
-    assert data == written(tensors, options, codec)
-    found = read(data, layout, options, codec)
-    for (name, _), values in zip(layout, found, strict=True):
-        expected = (
-            reconstruct(tensors[name]).ravel() if isinstance(tensors[name], Quantized) else tensors[name]
-        )
-        assert values.dtype == np.float32 and np.array_equal(values, expected)
-
-
-def test_message_of_lattice_tensors_only():
-    tensors, _ = mixed_tensors(2)
-    options = {**CODEC.defaults, "codebook": "shared"}
-    data = written({"first": tensors["first"]}, options)
-    assert np.array_equal(
-        read(data, [["first", [32, 64]]], options)[0], reconstruct(tensors["first"]).ravel()
-    )
-
-
-def test_message_holds_every_code():
-    """Uniform codes reach points of all lengths, also the only E81B point of length 0."""
-    options = {**CODEC.defaults, "bits": 3}
-    codes = (
-        np.arange(65536).astype(np.uint16).reshape(64, 1024),
-        np.arange(65536).astype(np.uint8).reshape(64, 1024),
-    )
-    result = dataclasses.replace(random_result(64, 8192, 3), codes=codes)
-    assert np.array_equal(
-        read(written({"w": result}, options), [["w", [64, 8192]]], options)[0], reconstruct(result).ravel()
-    )
-
-
-def test_gaussian_weights_cost_less_than_their_raw_bits():
-    """Bits per code against the entropy of all 65,536 codes over 2^20 of a Gaussian (the plug-in estimate and
-    its first-order bias).
-
-    The estimate is 14.93 at the root mean square of 0.9. Coding by length cannot be below it but for the
-    sample, and comes within 0.02."""
-    x = torch.from_numpy(0.9 * gaussian(1 << 17, 8, seed=8)).float()
-    result = Quantized(
-        2, 0, "w", (nearest_e8p(x).numpy().astype(np.uint16).reshape(1024, 128),), np.float32([1]), (1024,)
-    )
-    bits_per_code = 8 * len(written({"w": result}, CODEC.defaults)) / (1 << 17)
-    assert 14.91 < bits_per_code < 14.95
-
-
-@pytest.mark.parametrize(
-    "change,message",
-    [
-        ({"bits": 3}, "tensor 'w' was quantized with .*; expected .*'bits': 2"),
-        ({"seed": 4}, "tensor 'w' was quantized with .*'seed': 4"),
-        ({"name": "v"}, "tensor 'w' was quantized with .*'name': 'v'"),
-        ({"sizes": (8, 8)}, "tensor 'w' was quantized with .*'blocks': 2"),
-    ],
-)
-def test_write_refuses_what_would_decode_otherwise(change, message):
-    with pytest.raises(InputError, match=message):
-        written({"w": dataclasses.replace(random_result(16, 64, 2), **change)}, CODEC.defaults)
-
-
-def test_write_needs_a_lattice_tensor():
-    with pytest.raises(InputError, match="no tensor is on the lattice"):
-        written({"w": np.ones(3, np.float32)}, CODEC.defaults)
-
-
-@pytest.mark.parametrize(
-    "change,message",
-    [({"bits": 1}, "bits is 1"), ({"seed": 0.5}, "seed is 0.5"), ({"levels": 1}, "levels is 1")],
-)
-def test_options(change, message):
-    with pytest.raises(InputError, match=message):
-        CODEC.check({**CODEC.defaults, **change})
-
-
-def test_corrupt_messages():
-    """Every cut and any changed byte ends in one error, or in values of the right shapes (a changed scale or
-    level is another message)."""
-    tensors, layout = mixed_tensors(3)
-    options = {**CODEC.defaults, "bits": 3}
-    data = written(tensors, options)
-    for end in range(0, len(data), 7):
-        with pytest.raises(InputError, match=r"^m\.bin: "):
-            read(data[:end], layout, options)
-    refused = 0
-    for at in range(len(data)):
-        changed = bytearray(data)
-        changed[at] ^= 0x41
-        try:
-            values = read(bytes(changed), layout, options)
-        except InputError as error:
-            assert str(error).startswith("m.bin: ")
-            refused += 1
-        else:
-            assert [value.size for value in values] == [math.prod(shape) for _, shape in layout]
-    assert refused > 0.1 * len(data)
-
-
-def test_corrupt_fields():
-    result = random_result(16, 64, 2)
-    data, layout = written({"w": result}, CODEC.defaults), [["w", [16, 64]]]
-    for changed, message in (
-        (b"\x00" + data[1:], "no tensor is on the lattice"),
-        (b"\xff" + data[1:], "filling bits"),
-        (
-            data[:1] + np.float32(-1).astype("<f4").tobytes() + data[5:],
-            "scale is not a number from 0 to 65504",
-        ),
-        (
-            data[:1] + np.float32("nan").astype("<f4").tobytes() + data[5:],
-            "scale is not a number from 0 to 65504",
-        ),
-        (data[:5] + b"\xff\x7f" + data[6:], "points in shells; expected at most 128"),
-    ):
-        with pytest.raises(InputError, match=message):
-            read(changed, layout, CODEC.defaults)
-    for shape, message in (([16, 63], "not a multiple of 8"), ([1024], "has 1 dimensions")):
-        with pytest.raises(InputError, match=message):
-            read(data, [["w", shape]], CODEC.defaults)
-
-
-def test_counts_and_words_that_no_encoder_writes():
-    """What decodes, but not to what the message states: counts of the shells exchanged; words after the last
-    that a decoder reads."""
-    result, layout = random_result(16, 64, 2), [["w", [16, 64]]]
-    data = written({"w": result}, CODEC.defaults)
-    reader = Reader(memoryview(data), "m.bin")
-    reader.section("all")
-    head = bytes(reader.take(5))
-    counts = [reader.varint() for _ in range(16)]
-    words = np.frombuffer(reader.take(4 * reader.varint()), "<u4")
-
-    def message(counts, words):
-        writer = Writer()
-        writer.write(head)
-        for value in (*counts, len(words)):
-            writer.varint(value)
-        writer.write(words.astype("<u4").tobytes())
-        return bytes(writer.data)
-
-    assert message(counts, words) == data
-    exchanged = [*counts[:-2], counts[-1], counts[-2]]
-    assert exchanged != counts
-    with pytest.raises(InputError, match="the decoded points do not have the stated counts"):
-        read(message(exchanged, words), layout, CODEC.defaults)
-    with pytest.raises(InputError, match="the coded points are not what their encoder writes"):
-        read(message(counts, np.append(words, np.uint32(0))), layout, CODEC.defaults)

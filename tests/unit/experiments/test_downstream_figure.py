@@ -9,14 +9,12 @@ from PIL import Image
 
 from tokenbounds.config.load import parse_config
 from tokenbounds.errors import InputError
+from tokenbounds.reports.downstream_table import comparison, pearson, write_downstream_table
 from tokenbounds.reports.figures.downstream import (
-    comparison,
     entropy_by_index,
     figure_data,
     index_edges,
-    pearson,
-    write_meaning_figure,
-    write_meaning_table,
+    write_downstream_figure,
 )
 from tokenbounds.scoring.records import read_records
 
@@ -55,7 +53,7 @@ def parsed(changes):
 
 def test_a_figure_that_can_be_made():
     config = parsed({"downstream": [*FIGURE["downstream"], PUBLISHED], "source": "S"})
-    assert config.all_tables == ["bounds", "t"]
+    assert list(config.every_table) == ["bounds", "t"]
     assert config.figures["f"].corpora == ["text"]
 
 
@@ -159,7 +157,7 @@ def test_comparison():
 def test_table(tmp_path):
     paths = {suffix: tmp_path / f"t.{suffix}" for suffix in ("csv", "md", "tex")}
     note = {"generator": "G", "corpus": "text", "draws": 30, "source": "Someone (2019)"}
-    write_meaning_table(evaluations(), LABELS, DOWNSTREAM, "A caption.", note, **paths)
+    write_downstream_table(evaluations(), LABELS, DOWNSTREAM, "A caption.", note, **paths)
     data = pd.read_csv(paths["csv"])
     _, correlations = comparison(evaluations(), LABELS, DOWNSTREAM)
     assert data["label"].tolist() == ["S", "M", "L", "correlation"]
@@ -195,7 +193,7 @@ def test_entropy_by_index():
 def test_figure(run, tmp_path):
     records = [run / f"risk/gpt.levels.text.token/{part:05d}.parquet" for part in range(2)]
     paths = {suffix: tmp_path / f"f.{suffix}" for suffix in ("csv", "pdf", "png")}
-    write_meaning_figure(records, False, 16, evaluations(), LABELS, DOWNSTREAM, ("E", "G"), **paths)
+    write_downstream_figure(records, False, 16, evaluations(), LABELS, DOWNSTREAM, ("E", "G"), **paths)
     numbers = pd.read_csv(paths["csv"])
     columns = read_records(records)
     histogram = numbers[numbers["panel"] == "histogram"]

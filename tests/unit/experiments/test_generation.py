@@ -23,7 +23,7 @@ from tokenbounds.errors import InputError
 from tokenbounds.experiments.generation import distribution, generate, samples_of
 from tokenbounds.io.files import sha256_file, write_json
 from tokenbounds.reports import text_tables
-from tokenbounds.reports.tables import LATEX
+from tokenbounds.reports.formats import LATEX
 from tokenbounds.reports.text_tables import visible, wrapped, write_text_table
 
 OPTIONS = {"prompts": ["", "ab"], "tokens": 40, "temperature": 1.0, "count": 2}

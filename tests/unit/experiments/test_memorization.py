@@ -31,7 +31,7 @@ from tokenbounds.experiments.memorization import (
 from tokenbounds.models.folders import save_model
 from tokenbounds.models.gpt import GPT
 from tokenbounds.randomness import generator
-from tokenbounds.reports.figures.memorization import summary, write_recall_figure
+from tokenbounds.reports.figures.memorization import summary, write_memorization_figure
 
 VOCABULARY = [*"0123456789", DELIMITER, "<|endoftext|>"]
 COMMA, EOT = 10, 11
@@ -210,7 +210,7 @@ def test_accuracy_is_that_of_the_decoded_model(trained):
     assert (frame["integers"] == 8 * 4).all()
     assert (frame["accuracy"] == frame["right"] / 32).all()
     assert (frame["right"] <= frame["attainable"]).all()
-    contexts = {"memorization": {"mode": "document", "context_length": 32}}
+    contexts = {"recall": {"mode": "document", "context_length": 32}}
     store = TokenStore(paths[1])
     for line in frame.itertuples():
         data = encode_model(
@@ -246,7 +246,7 @@ def test_figure_shows_mean_and_deviation_of_replicates(tmp_path):
     assert data["accuracy_deviation"][:4].tolist() == pytest.approx([np.sqrt(0.125)] * 4)
     assert data["accuracy_deviation"][4:].isna().all()
     outputs = {kind: tmp_path / f"figure4.{kind}" for kind in ("csv", "pdf", "png")}
-    write_recall_figure(paths, labels, **outputs)
+    write_memorization_figure(paths, labels, **outputs)
     pd.testing.assert_frame_equal(pd.read_csv(outputs["csv"]), data)
     assert all(path.stat().st_size for path in outputs.values())
 

@@ -25,7 +25,11 @@ for call in json.loads(sys.argv[1]):
         shutil.disk_usage = lambda folder: free
     function = getattr(hub, call.pop("function", "download"))
     try:
-        print(json.dumps(waited if call.pop("waited", False) else function(call.pop("repo_id"), call.pop("revision"), **call)))
+        if call.pop("waited", False):
+            answer = waited
+        else:
+            answer = function(call.pop("repo_id"), call.pop("revision"), **call)
+        print(json.dumps(answer))
     except InputError as error:
         print(json.dumps(str(error)))
 """
@@ -123,16 +127,14 @@ def test_a_cut_connection_is_resumed_and_what_is_there_is_kept(hub, call, tmp_pa
     (tmp_path / "data/data/part-0.jsonl").unlink()
     lost, never = call(patterns, {"folder": str(tmp_path / "never")}, HF_HUB_OFFLINE="1")
     folder = tmp_path / "data"
-    assert (
-        lost
-        == f"owner/name: offline (HF_HUB_OFFLINE) and 1 of 2 files are not whole in {folder}, first data/part-0.jsonl"
-    )
+    lacking = f"1 of 2 files are not whole in {folder}, first data/part-0.jsonl"
+    assert lost == f"owner/name: offline (HF_HUB_OFFLINE) and {lacking}"
     assert never == f"dataset owner/name at {COMMIT}: offline (HF_HUB_OFFLINE) and not downloaded before"
     assert len(hub.asked) == asked
 
 
 def test_errors_are_one_line(hub, call, tmp_path):
-    hub.content["data/part-0.jsonl"] = b'{"text": "ONE"}\n' * 5  # not what the listing announces
+    hub.content["data/part-0.jsonl"] = b'{"text": "ONE"}\n' * 5  # differs from the listing
     other = "f" * 40
     messages = call(
         {"repo_id": "owner/none"},
@@ -144,10 +146,8 @@ def test_errors_are_one_line(hub, call, tmp_path):
     )
     none, gated, commit, pattern, announced, folder = messages
     assert all("\n" not in message for message in messages)
-    assert (
-        none
-        == f"dataset owner/none at {COMMIT}: no such dataset on {hub.url}, or it is private and HF_TOKEN is not set"
-    )
+    private = "or it is private and HF_TOKEN is not set"
+    assert none == f"dataset owner/none at {COMMIT}: no such dataset on {hub.url}, {private}"
     assert (
         gated
         == f"dataset owner/gated at {COMMIT}: access is gated; accept its terms on the hub and set HF_TOKEN"
@@ -173,10 +173,8 @@ def test_errors_are_one_line(hub, call, tmp_path):
 
 
 def test_a_branch_is_refused(tmp_path):
-    with pytest.raises(
-        InputError,
-        match=r"^owner/name: revision 'main' is not a commit .40 hexadecimal digits.; a branch or tag can move$",
-    ):
+    reason = r"is not a commit .40 hexadecimal digits.; a branch or tag can move"
+    with pytest.raises(InputError, match=rf"^owner/name: revision 'main' {reason}$"):
         download("owner/name", "main", repo_type="dataset", folder=tmp_path)
 
 
@@ -211,11 +209,9 @@ def test_a_missing_file_is_one_line(hub, call):
 def test_too_little_space_is_found_before_anything_is_fetched(hub, call, tmp_path):
     size = sum(map(len, FILES.values()))
     full, enough, there = call({"free": size - 1}, {"free": size}, {"free": 0})
-    assert (
-        full
-        == f"owner/name: {size} bytes to download, but {size - 1} bytes are free in {tmp_path / 'data'}; make space and run it again"
-    )
-    assert len(enough) == 3 and there == enough  # what is there needs no space
+    space = f"{size} bytes to download, but {size - 1} bytes are free in {tmp_path / 'data'}"
+    assert full == f"owner/name: {space}; make space and run it again"
+    assert len(enough) == 3 and there == enough  # files that are there need no space
 
 
 def test_what_an_earlier_try_left_needs_no_space(hub, call, tmp_path):
@@ -281,11 +277,9 @@ def test_a_model_without_an_index_is_one_file(hub, call_model):
 def test_models_that_lack_a_file(hub, call_model, tmp_path):
     shards = {"a.weight": NEW[0], "b.weight": "model-00009-of-00009.safetensors"}
     (absent,) = call_model(model_files(shards))
+    place = "puts tensor 'b.weight' in 'model-00009-of-00009.safetensors'"
     lacks = f"which the repository lacks at {COMMIT}"
-    assert (
-        absent
-        == f"owner/name: model.safetensors.index.json puts tensor 'b.weight' in 'model-00009-of-00009.safetensors', {lacks}"
-    )
+    assert absent == f"owner/name: model.safetensors.index.json {place}, {lacks}"
     assert asked_files(hub) == {"config.json", "model.safetensors.index.json"}
 
     def other(files):
@@ -297,10 +291,8 @@ def test_models_that_lack_a_file(hub, call_model, tmp_path):
         f"owner/name: no config.json at {COMMIT}; it has model-00001-of-00001.safetensors"
     )
     message = other({"config.json": b"{}", "pytorch_model.bin": b"x"})
-    assert (
-        message
-        == f"owner/name: no model.safetensors.index.json or model.safetensors at {COMMIT}; it has config.json, pytorch_model.bin"
-    )
+    needed = "model.safetensors.index.json or model.safetensors"
+    assert message == f"owner/name: no {needed} at {COMMIT}; it has config.json, pytorch_model.bin"
     message = other({**model_files(), "model.safetensors.index.json": b'["a"]'})
     assert message.endswith("model.safetensors.index.json: no weight_map; expected the file of each tensor")
 
@@ -329,7 +321,10 @@ def test_latest_is_resolved_once(hub, call, tmp_path):
 
 def test_the_script_names_the_commit(hub, root, tmp_path):
     """A manifest that is made again, after the hub has moved on, is of the same commit."""
-    program = "import sys; sys.path.insert(0, 'workflow_scripts'); import download; download.main(*sys.argv[1:5], patterns=['*.jsonl'])"
+    program = (
+        "import sys; sys.path.insert(0, 'workflow_scripts'); import download\n"
+        "download.main(*sys.argv[1:5], patterns=['*.jsonl'])\n"
+    )
     manifest = tmp_path / "text/download.json"
     environment = {
         **os.environ,
@@ -340,9 +335,8 @@ def test_the_script_names_the_commit(hub, root, tmp_path):
     command = [sys.executable, "-c", program, str(manifest), "owner/name", "latest", "dataset"]
     for _ in range(2):
         subprocess.run(command, env=environment, cwd=root, check=True, timeout=120)
-        found = json.loads(manifest.read_text())
-        assert found["revision"] == COMMIT and [entry["name"] for entry in found["files"]] == [
-            "data/part-0.jsonl"
-        ]
+        written = json.loads(manifest.read_text())
+        assert written["revision"] == COMMIT
+        assert [entry["name"] for entry in written["files"]] == ["data/part-0.jsonl"]
         manifest.unlink()
         hub.newest = "b" * 40

@@ -306,6 +306,7 @@ def test_fill_from_numpy_arrays():
 
 def test_models_package_is_imported_without_torch():
     code = (
-        "import sys, tokenbounds.config.load, tokenbounds.models.registry; sys.exit('torch' in sys.modules)"
+        "import sys, tokenbounds.config.load, tokenbounds.models.registry, tokenbounds.models.quip; "
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -13,7 +13,8 @@ from tokenbounds.bounds.methods import METHODS
 from tokenbounds.certificates.describe import describe_certificate
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.config.schema import Sampling
-from tokenbounds.reports.tables import best_of, frame, notes, shown, shown_methods, shown_terms
+from tokenbounds.reports.rows import best_of
+from tokenbounds.reports.tables import frame, notes, shown, shown_methods, shown_terms
 
 DOCUMENTS = Sampling(mode="document", n=30, context_length=16)
 

@@ -14,9 +14,12 @@ from tokenbounds.certificates.files import read_certificate
 from tokenbounds.errors import InputError
 from tokenbounds.models.smoothing_head import AlphaHead
 from tokenbounds.reports.figures import size as figures
+from tokenbounds.reports.figures.parameters import write_parameters_figure
 from tokenbounds.reports.figures.size import size_figure_data, write_size_figure
 from tokenbounds.reports.figures.smoothing import write_smoothing_figure
-from tokenbounds.reports.tables import TERMS, best_of, frame, latex, markdown, shown, shown_terms, write_table
+from tokenbounds.reports.formats import latex, markdown
+from tokenbounds.reports.rows import best_of
+from tokenbounds.reports.tables import TERMS, frame, shown, shown_terms, write_table
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +253,7 @@ def test_figure_of_trainable_parameters(tmp_path):
         for name, count, loss in (("a", 100, 3.0), ("b", 20_000, 2.5), ("c", 3_000_000, 2.0))
     }
     paths = {key: tmp_path / f"figure.{key}" for key in ("csv", "pdf", "png")}
-    figures.write_parameters_figure(models, [("one", "b"), ("one", "a"), ("two", "c")], **paths)
+    write_parameters_figure(models, [("one", "b"), ("one", "a"), ("two", "c")], **paths)
     rows = list(csv.DictReader(paths["csv"].open()))
     assert [
         (row["series"], row["model"], int(row["trainable_parameters"]), float(row["val_loss_nats"]))

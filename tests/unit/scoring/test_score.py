@@ -161,10 +161,10 @@ def test_predictions_of_extreme_logits_are_exact():
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 300))
 @settings(deadline=None, max_examples=60)
 def test_batches_hold_every_item_once_within_the_limit(lengths, batch_tokens):
-    found = list(batches(lengths, batch_tokens))
-    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    groups = list(batches(lengths, batch_tokens))
+    assert sorted(i for batch in groups for i in batch) == list(range(len(lengths)))
     assert all(
-        len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= batch_tokens for batch in found
+        len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= batch_tokens for batch in groups
     )
 
 

@@ -135,7 +135,7 @@ class Source(Section):
         "prepared data). Documents end at this id, within rows, and continue over rows; at the end of a file "
         "one ends in any case.",
     )
-    part: Literal["all", "docstrings"] = Field(
+    extract: Literal["all", "docstrings"] = Field(
         "all",
         description="Part of a document that is its text: all, or of Python source the docstrings, joined by "
         "blank lines.",
@@ -148,8 +148,8 @@ class Source(Section):
             raise ValueError("a hub source needs `revision`: the commit to download")
         if kind != "hub" and (self.revision or self.patterns):
             raise ValueError("`revision` and `patterns` belong to a hub source")
-        if self.eot_id is not None and (kind not in ("files", "hub") or self.part != "all"):
-            raise ValueError("`eot_id` (rows of token ids) belongs to `files` or `hub`, without `part`")
+        if self.eot_id is not None and (kind not in ("files", "hub") or self.extract != "all"):
+            raise ValueError("`eot_id` (rows of token ids) belongs to `files` or `hub`, without `extract`")
         return self
 
     @property

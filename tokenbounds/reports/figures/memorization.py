@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from tokenbounds.reports.figures.style import STYLE, each_series, plt, save
-from tokenbounds.reports.tables import write_csv
+from tokenbounds.reports.formats import write_csv
 
 
 def summary(recalls, labels):
@@ -34,7 +34,7 @@ def summary(recalls, labels):
     return data[["series", "model", *(name for name in data if name not in ("series", "model"))]]
 
 
-def write_recall_figure(recalls, labels, *, csv, pdf, png):
+def write_memorization_figure(recalls, labels, *, csv, pdf, png):
     """Draw the accuracy of integer prediction on the training sequences against quantization levels.
 
     Shown are the mean over replicates, with bars of one standard deviation, and dotted the largest attainable
@@ -59,4 +59,4 @@ def write_recall_figure(recalls, labels, *, csv, pdf, png):
 
 def draw(inputs, spec, outputs):
     """Draw the figure for the workflow (see `tokenbounds.config.schema.figures.MemorizationFigure`)."""
-    write_recall_figure(inputs["accuracies"], spec["labels"], **outputs)
+    write_memorization_figure(inputs["accuracies"], spec["labels"], **outputs)

@@ -10,7 +10,7 @@ from tokenbounds.bounds.methods import METHODS
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.io.files import read_json
 from tokenbounds.reports.figures.style import COLOURS, STYLE, log_axis, plt, save
-from tokenbounds.reports.tables import write_csv
+from tokenbounds.reports.formats import write_csv
 from tokenbounds.scoring.records import read_records
 
 START = 0.5  # weight of every token under an untrained head

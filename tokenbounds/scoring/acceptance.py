@@ -1,0 +1,20 @@
+"""Acceptance of published models: sizes of the sanity check, and refusal of a model that fails it."""
+
+from tokenbounds.errors import InputError
+from tokenbounds.io.files import read_json
+
+DOCUMENTS = 20
+MOST_TOKENS = 512  # per document: a damaged model shows its damage early
+
+
+def check_passed(path, accept, name):
+    """Refuse a model whose sanity check, the file at `path`, was bad, unless `accept`."""
+    check = read_json(path)
+    if check["bad"] and not accept:
+        loss, limit = check["bits_per_token"], check["random_guess"] / 2
+        raise InputError(
+            f"{name}: {loss:.2f} bits per token on {check['documents']} documents; "
+            f"expected at most {limit:.2f}, half of the random guess: "
+            "its files may be damaged or not fit the corpus' tokenizer "
+            "(accept_bad_models: true in the configuration goes on all the same)"
+        )
