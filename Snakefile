@@ -14,8 +14,8 @@ min_version("9.20")
 configfile: "config.yaml"
 
 
-# Jobs run in the environment that runs snakemake. With --software-deployment-method apptainer, name an image here that has requirements.lock
-# and this package installed; this one has Python only.
+# Jobs run in the environment that runs snakemake. With --software-deployment-method apptainer, name an image
+# here that has requirements.lock and this package installed; this one has Python only.
 container: "docker://python:3.11-slim"
 
 

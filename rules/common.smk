@@ -1,4 +1,5 @@
-"""The configuration, wildcard constraints, and functions of wildcards that several stages use; nothing else."""
+"""The configuration, wildcard constraints, and functions of wildcards that several stages use; nothing
+else."""
 
 import os
 import sys
@@ -16,7 +17,8 @@ from tokenbounds.io.files import is_excluded, matching_files
 
 
 def refuse(line):
-    """End before any job, with a line that the launcher repeats at the end (see workflow_scripts/common.py)."""
+    """End before any job, with a line that the launcher repeats at the end (see
+    workflow_scripts/common.py)."""
     if errors := os.environ.get("TOKENBOUNDS_ERRORS"):
         with open(errors, "a", encoding="utf-8") as handle:
             handle.write(f"error: {line}\n")
@@ -48,7 +50,7 @@ wildcard_constraints:
 
 
 def setting(sections, wildcard, path="", **selection):
-    """Params function: a value of the section that a wildcard names, at a dotted path; of a section, the keys selected."""
+    """Params function: the value at a dotted path of the section that a wildcard names."""
 
     def value(wildcards):
         found = getattr(CONFIG, sections)[wildcards[wildcard]]
@@ -72,7 +74,8 @@ def own(wildcards):
 def code(*modules, hypotheses=None, preparation=False):
     """Params function: fingerprint of a job's code; a change of it makes the output stale.
 
-    Counted are some modules and their imports, the models and codecs of `hypotheses(wildcards)`, and the codec's `preparation`.
+    Counted are some modules and their imports, the models and codecs of `hypotheses(wildcards)`, and the
+    codec's `preparation`.
     """
 
     def of(wildcards):
@@ -86,7 +89,8 @@ def code(*modules, hypotheses=None, preparation=False):
 
 
 def scaled(amount):
-    """A resource that a retry asks for more of: memory in MB, or minutes; a number, or a function of the wildcards."""
+    """A resource that a retry asks for more of: memory in MB, or minutes; a number, or a function of the
+    wildcards."""
     return lambda wildcards, attempt: (amount(wildcards) if callable(amount) else amount) * attempt
 
 

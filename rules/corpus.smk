@@ -1,7 +1,7 @@
 """Sources to documents, each with a role: counted, for validation, or for the tokenizer.
 
-Inputs: the sources under `corpora` (installed packages, local files, a hub dataset). Outputs: results/{run}/tokens/{corpus}/documents.json
-and roles.bin.
+Inputs: the sources under `corpora` (installed packages, local files, a hub dataset). Outputs:
+results/{run}/tokens/{corpus}/documents.json and roles.bin.
 """
 
 

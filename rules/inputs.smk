@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 
 def corpus_files(wildcards):
-    """Files of the manifest: downloaded, made or local files (installed packages are followed by their version)."""
+    """Files of the manifest: downloaded, made or local files (installed packages are followed by their
+    version)."""
     source = CONFIG.corpora[wildcards.corpus].source
     if source.hub:
         return [f"resources/corpora/{wildcards.corpus}/download.json"]
@@ -101,7 +102,8 @@ def model_tokenizer(wildcards):
 
 
 def of_evaluated(path):
-    """Input function: a path of each model that a figure evaluates; `path` takes wildcards run, model, codec and corpus (the model's)."""
+    """Input function: a path of each model that a figure evaluates; `path` takes wildcards run, model,
+    codec and corpus (the model's)."""
 
     def paths(wildcards):
         for model, codec in CONFIG.figures[wildcards.figure].hypotheses():

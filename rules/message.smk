@@ -1,4 +1,5 @@
-"""Models to coded messages: C(h) is eight times the message's bytes, and everything downstream uses the model decoded from it."""
+"""Models to coded messages: C(h) is eight times the message's bytes, and everything downstream uses the
+model decoded from it."""
 
 
 rule message:
@@ -21,7 +22,7 @@ rule message:
         runtime=scaled(4 * 60),
         gpu=calibrates,
     params:
-        code=code("codecs.encode", hypotheses=own, preparation=True),
+        code=code("codecs.encode", "codecs.sidecar", hypotheses=own, preparation=True),
         options=from_codec(),
         contexts=CONFIG.contexts,
         seed=CONFIG.seed,
@@ -46,7 +47,7 @@ rule compress:
         mem_mb=scaled(message_memory),
         runtime=scaled(12 * 60),
     params:
-        code=code("codecs.archive", hypotheses=own),
+        code=code("codecs.archive", "codecs.sidecar", hypotheses=own),
         section=from_model(exclude={"expected"}),
         options=from_codec(),
         contexts=CONFIG.contexts,
@@ -73,7 +74,7 @@ rule alpha_head:
         runtime=scaled(4 * 60),
         gpu=1,
     params:
-        code=code("smoothing.from_message", hypotheses=own),
+        code=code("smoothing.from_message", "codecs.sidecar", hypotheses=own),
         options=from_codec(),
         objective=HEAD_OBJECTIVE,
     script:

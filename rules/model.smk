@@ -1,7 +1,8 @@
 """Token shards to trained models, and published models to the same form.
 
-Checkpoints lie in an undeclared folder named by a hash of all that decides the weights (workflow_scripts/train.py): Snakemake removes declared
-outputs of a job that was cut off, and a killed training continues from its last checkpoint.
+Checkpoints lie in an undeclared folder named by a hash of all that decides the weights
+(tokenbounds/training/job.py): Snakemake removes declared outputs of a job that was cut off, and a killed
+training continues from its last checkpoint.
 """
 
 
@@ -32,7 +33,8 @@ rule train:
         runtime="7d",
         gpu=from_model("training.processes"),
     params:
-        # How often a checkpoint is written changes no weight, so it neither makes a model stale nor a checkpoint useless.
+        # How often a checkpoint is written changes no weight, so it neither makes a model stale nor a
+        # checkpoint useless.
         code=code("training.job", hypotheses=own),
         section=from_model(exclude={"training": {"checkpoint_minutes"}}),
         seed=CONFIG.seed,
@@ -56,7 +58,7 @@ rule markov:
         mem_mb=scaled(8000),
         runtime=scaled(60),
     params:
-        code=code("models.markov"),
+        code=code("models.markov", "models.folders", "corpus.store"),
         section=from_model(),
         seed=CONFIG.seed,
     script:

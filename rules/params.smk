@@ -55,9 +55,12 @@ def scoring_minutes(wildcards):
     return (24 if CONFIG.models[wildcards.model].published else 8) * 60
 
 
-def bounds_settings(wildcards):
-    """The `bounds` section: where a row takes the best of several results, they share the draws' part of delta."""
-    return {**slice_of(CONFIG.bounds), "candidates": CONFIG.candidates(".".join(list(wildcards)[1:]))}
+def bounds_settings(w):
+    """The `bounds` section; where a row takes the best of several results, these share the draws' delta."""
+    return {
+        **slice_of(CONFIG.bounds),
+        "candidates": CONFIG.candidates(f"{w.model}.{w.codec}.{w.corpus}.{w.sampling}"),
+    }
 
 
 # Of bounds that other packages add: a change of theirs makes certificates stale too.

@@ -1,7 +1,7 @@
 """Certificates, records and measurements to the paper's tables and figures.
 
-A table or figure knows its files (`inputs`), all else that decides what it shows (`spec`) and the function that makes it
-(`implementation`); see tokenbounds/config/schema/reports.py and figures.py.
+A table or figure knows its files (`inputs`), all else that decides what it shows (`spec`) and the function
+that makes it (`implementation`); see tokenbounds/config/schema/reports.py and figures.py.
 """
 
 

@@ -1,4 +1,5 @@
-"""Decoded models and drawn positions to records: one row per scored token. Records do not depend on α, k, δ or the method."""
+"""Decoded models and drawn positions to records: one row per scored token. Records do not depend on α, k,
+δ or the method."""
 
 
 rule sanity_check:

@@ -6,7 +6,7 @@ import torch
 from common import script
 
 from tokenbounds.codecs.decode import with_head
-from tokenbounds.codecs.encode import write_with_sidecar
+from tokenbounds.codecs.sidecar import write_with_sidecar
 from tokenbounds.smoothing.from_message import head_of_message
 
 

@@ -3,7 +3,7 @@
 from common import script
 
 from tokenbounds.codecs.archive import zip_message
-from tokenbounds.codecs.encode import write_with_sidecar
+from tokenbounds.codecs.sidecar import write_with_sidecar
 from tokenbounds.io.files import read_json
 from tokenbounds.io.hub import downloaded_folder
 

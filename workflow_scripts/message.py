@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from common import script
 
-from tokenbounds.codecs.encode import code_model, write_with_sidecar
+from tokenbounds.codecs.encode import code_model
+from tokenbounds.codecs.sidecar import write_with_sidecar
 
 
 @script

@@ -78,7 +78,7 @@ def test_killed_and_edited_starts_anew(copy):
     """A checkpoint of other code is not continued, and not kept."""
     killed_while_training(copy)
     module = copy.folder / "tokenbounds/models/gpt.py"
-    module.write_text(module.read_text() + "# edited\n")
+    module.write_text(module.read_text() + "\n_edited = 1\n")
     copy.snakemake("--unlock")
     copy.snakemake("results/test/models/medium/model.safetensors")
     log = (copy.results / "logs/train/medium.log").read_text()

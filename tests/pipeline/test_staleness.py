@@ -172,7 +172,7 @@ EDITS = {
     "a bound": ("bounds/betting_bounds", CODE, bounds(*ROWS) | FROM_HEAD),
     "scoring": ("scoring/score", CODE, scored(*ROWS) | FROM_HEAD | RESAMPLED | MEMORIZED),
     "certificates": ("certificates/make", CODE, bounds(*ROWS)),
-    "a table": ("reports/tables", CODE, TABLES | {"table table7", "figure figure1"}),
+    "a table": ("reports/tables", CODE, TABLES),
     "a figure": ("reports/figures/memorization", CODE, {"figure figure4"}),
     "an experiment": ("experiments/generation", CODE, {"text_table table9"}),
     "documents": ("corpus/sources", CODE, EVERYTHING | DOCUMENTED),

@@ -5,7 +5,8 @@ import numpy as np
 from support.stores import random_documents, write_store
 from tokenbounds.certificates.files import write_certificate
 from tokenbounds.certificates.make import make_certificate
-from tokenbounds.codecs.encode import code_model, write_with_sidecar
+from tokenbounds.codecs.encode import code_model
+from tokenbounds.codecs.sidecar import write_with_sidecar
 from tokenbounds.config.schema import slice_of
 from tokenbounds.corpus.sampling import write_positions
 from tokenbounds.corpus.store import CorpusIndex, TokenStore

@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, write_json
 
-VERSION = 1
+VERSION = 2
 
 
 def write_certificate(path, certificate):

@@ -6,7 +6,8 @@ import numpy as np
 
 from tokenbounds.certificates.evaluate import metrics
 from tokenbounds.certificates.files import VERSION
-from tokenbounds.codecs.header import complexity_bits, context_rule, read_header
+from tokenbounds.codecs.contexts import context_rule
+from tokenbounds.codecs.header import complexity_bits, read_header
 from tokenbounds.config.schema import Bounds, slice_of
 from tokenbounds.corpus.sampling import read_positions
 from tokenbounds.corpus.store import CorpusIndex

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "base": ["Codec"],
+        "contexts": ["context_rule"],
         "decode": [
             "decode_message",
             "encode_model",
@@ -20,8 +21,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "read_model",
             "write_message",
         ],
-        "encode": ["code_model", "write_with_sidecar"],
+        "encode": ["code_model"],
         "frame": ["Message", "message_bits"],
-        "header": ["Header", "complexity_bits", "context_rule", "read_header"],
+        "header": ["Header", "complexity_bits", "read_header"],
+        "sidecar": ["write_with_sidecar"],
     },
 )

@@ -4,10 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from tokenbounds.codecs import frame
-from tokenbounds.corpus.contexts import ContextRule
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json
-from tokenbounds.models.registry import context_length_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +29,16 @@ def read_header(path):
     """Read the header of the message in a file, whose checksum must hold; the tensors are not decoded."""
     name = str(path)
     first, *others = split_model(read_bytes(path), name)
-    head = Header(*frame.header(others[0], f"{name} (smoothing head)")) if others else None
     config, codec = frame.header(first, name)
+    if not {"hypothesis", "contexts"} <= config.keys():
+        raise InputError(f"{name}: holds {', '.join(config) or 'nothing'}; expected hypothesis and contexts")
+    if not others:
+        return Header(config, codec)
+    head = Header(*frame.header(others[0], f"{name} (smoothing head)"))
+    ends = head.config.get("alpha_head")
+    if len(head.config) != 1 or not isinstance(ends, dict) or ends.keys() != {"low", "high"}:
+        keys = ", ".join(head.config)
+        raise InputError(f"{name}: the second message holds {keys}; expected a smoothing head (alpha_head)")
     return Header(config, codec, head)
 
 
@@ -64,32 +70,3 @@ def published_folder(path):
     its sidecar states it."""
     path = Path(path).resolve()
     return path.parents[3] / read_json(path.with_suffix(".json"))["folder"]
-
-
-def context_rule(message, sampling, name="message"):
-    """Return the `ContextRule` of a hypothesis under a sampling scheme.
-
-    Parameters
-    ----------
-    message : Header or tokenbounds.codecs.frame.Message
-    sampling : str
-        Name of the scheme.
-    name : str
-        Name of the message in errors.
-
-    Raises
-    ------
-    InputError
-        The message does not list the scheme, or its window is longer than the model's context.
-    """
-    contexts, hypothesis = message.config["contexts"], message.config["hypothesis"]
-    if sampling not in contexts:
-        schemes = ", ".join(contexts)
-        raise InputError(
-            f"{name}: the message knows the sampling schemes {schemes}; expected '{sampling}' among them"
-        )
-    length = min(contexts[sampling]["context_length"], context_length_of(hypothesis))
-    window = contexts[sampling].get("window")
-    if window is not None and window > length:
-        raise InputError(f"{name}: window {window} is longer than the model's context of {length} tokens")
-    return ContextRule(length, hypothesis["start_token"], hypothesis["eot_id"])

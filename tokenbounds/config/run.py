@@ -100,7 +100,7 @@ class Config(Section):
 
     def _check_codecs(self):
         for name, codec in self.codecs.items():
-            if (base := getattr(codec, "base", None)) is None:
+            if codec.implementation is not None:
                 continue
             if self.sampling.mode != "token":
                 mode = self.sampling.mode
@@ -108,7 +108,7 @@ class Config(Section):
                 raise ValueError(f"codecs.{name}: heads are trained on single tokens; {expected}")
             known(
                 f"codecs.{name}.base",
-                base,
+                codec.base,
                 [other for other, section in self.codecs.items() if section.takes_head],
             )
 
@@ -158,6 +158,8 @@ class Config(Section):
     def check_message(self, place, model, codec):
         """Refuse, with a ValueError, a codec that does not code models of a family."""
         section = self.codecs[codec]
+        if section.implementation is None:
+            self.check_message(place, model, section.base)
         if not section.encodes(self.models[model]):
             family = self.models[model].family
             raise ValueError(

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import read_model
-from tokenbounds.codecs.header import context_rule
 from tokenbounds.corpus.contexts import with_start
 from tokenbounds.corpus.tokenizers import load_tokenizer
 from tokenbounds.errors import InputError

@@ -188,6 +188,7 @@ def write_accuracies(
     model, config = load_model(folder)
     length = context_length_of(config)
     rule = ContextRule(length, config["start_token"], config["eot_id"])
+    # A name of its own in the message: its bytes count.
     contexts = {"recall": {"mode": "document", "context_length": length}}
     original, rows = tensors_of(model), []
     for number in levels:

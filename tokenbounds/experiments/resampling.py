@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import read_model
-from tokenbounds.codecs.header import context_rule
 from tokenbounds.corpus.contexts import ContextRule, with_start
 from tokenbounds.corpus.sampling import read_positions
 from tokenbounds.corpus.store import TokenStore

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tokenbounds.bounds import Bpd, TopK
 from tokenbounds.bounds.methods import HEADLINE, METHODS
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.io.files import read_json, write_text
@@ -95,10 +96,11 @@ def flag(certificate):
 
 
 def shown_methods(data):
-    """List the methods that bound every metric of a table."""
+    """List the methods that a table shows: those that bound every kind of metric, in every column."""
     suffix = "_saving_percent"
     metrics = [column.removesuffix(suffix) for column in data if column.endswith(suffix)]
-    return [name for name in METHODS if all(f"{metric}_{name}" in data for metric in metrics)]
+    shown = [name for name, method in METHODS.items() if {Bpd, TopK} <= set(method.can_bound)]
+    return [name for name in shown if all(f"{metric}_{name}" in data for metric in metrics)]
 
 
 def notes(data):

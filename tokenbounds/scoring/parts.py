@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import read_model
-from tokenbounds.codecs.header import context_rule
 from tokenbounds.corpus.contexts import document_items, token_items, window_items
 from tokenbounds.corpus.sampling import read_positions
 from tokenbounds.corpus.store import TokenStore

@@ -31,7 +31,8 @@ def loss_on_documents(message_path, store_folder, *, name, seed, batch_tokens, d
     rule = ContextRule(
         min(MOST_TOKENS, context_length_of(hypothesis)), hypothesis["start_token"], hypothesis["eot_id"]
     )
-    documents = generator(seed, "sanity_check", name).integers(0, len(store.ends), size=DOCUMENTS)
+    # The stream keeps the name of its first day: under another one, other documents would be drawn.
+    documents = generator(seed, "gate", name).integers(0, len(store.ends), size=DOCUMENTS)
     scored = score_items(
         model,
         list(document_items(store, documents, rule)),

@@ -7,8 +7,8 @@ import numpy as np
 
 from tokenbounds.bounds import Bpd, complexity_terms, grids_of, split_delta, total_nats
 from tokenbounds.bounds.methods import METHODS
+from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import model_of, read_message, with_head
-from tokenbounds.codecs.header import context_rule
 from tokenbounds.corpus.contexts import token_items
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.devices import choose_device

@@ -41,9 +41,10 @@ def train_model(weights, train_index, val_index, start, *, section, seed, code, 
     started = sha256_file(start) if start else None
     libraries = {name: version(name) for name in ("torch", "numpy")}
     checkpoints = folder.parent.parent / "checkpoints" / folder.name
+    if gpus and section["training"].get("processes", 1) > gpus:
+        section = {**section, "training": {**section["training"], "processes": gpus}}
     key = config_hash([section, seed, shards, code, started, libraries])
     training = section["training"] | {"checkpoint_minutes": checkpoint_minutes}
-    training |= {"processes": min(training.get("processes", 1), gpus)} if gpus else {}
     run(
         {
             "name": folder.name,

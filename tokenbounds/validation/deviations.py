@@ -13,8 +13,8 @@ import numpy as np
 
 from tokenbounds.bounds import Grids, azuma_bpd
 from tokenbounds.certificates.files import read_certificate
+from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import model_of, read_message
-from tokenbounds.codecs.header import context_rule
 from tokenbounds.corpus.contexts import Item, token_items
 from tokenbounds.corpus.sampling import read_positions
 from tokenbounds.corpus.store import TokenStore

@@ -197,8 +197,8 @@ def test_not_a_certificate(tmp_path):
         with pytest.raises(InputError, match=expected) as caught:
             read_certificate(path)
         assert str(path) in str(caught.value)
-    path.write_text('{"certificate": 2}')
-    with pytest.raises(InputError, match="version 1"):
+    path.write_text('{"certificate": 1}')  # with keys of before
+    with pytest.raises(InputError, match="version 2"):
         read_certificate(path)
     with pytest.raises(InputError, match="no such file"):
         list(verify_certificate(tmp_path / "absent.json"))

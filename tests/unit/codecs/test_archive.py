@@ -9,8 +9,9 @@ from support.quip_checkpoints import CONFIG, write_checkpoint
 
 from tokenbounds.codecs.archive import check_files, compressed_again, published_model, zip_message
 from tokenbounds.codecs.compressors import compressed_bytes
+from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import decode_message, read_model
-from tokenbounds.codecs.header import complexity_bits, context_rule
+from tokenbounds.codecs.header import complexity_bits
 from tokenbounds.errors import InputError
 from tokenbounds.models.quip.checkpoint import QuipCheckpoint
 from tokenbounds.models.quip.llama import QuipLlama

@@ -25,6 +25,7 @@ from tokenbounds.codecs.decode import (
     with_head,
     write_message,
 )
+from tokenbounds.codecs.header import read_header
 from tokenbounds.config.schema import Bounds, Sampling, slice_of
 from tokenbounds.corpus.contexts import ContextRule, document_items, token_items
 from tokenbounds.corpus.sampling import draw_documents, read_positions
@@ -417,3 +418,26 @@ def test_training_a_head(with_a_head, tmp_path):
 
 def bounds_section():
     return slice_of(Bounds.model_validate(SETTINGS))
+
+
+def test_a_header_is_that_of_a_model_and_perhaps_of_a_head(tmp_path):
+    path = tmp_path / "m.bin"
+    hypothesis = {"hypothesis": {"family": "gpt"}, "contexts": {}}
+
+    def coded(config):
+        return message.encode({"a": np.ones(2, np.float32)}, config, codec={"kind": "float16"})
+
+    path.write_bytes(coded(hypothesis) + coded({"alpha_head": {"low": 0.1, "high": 0.9}}))
+    header = read_header(path)
+    assert header.config == hypothesis and header.head.config == {"alpha_head": {"low": 0.1, "high": 0.9}}
+    for config in (
+        {"alpha_head": {"low": 0.1}},
+        {"other": 1},
+        {"alpha_head": {"low": 0.1, "high": 0.9}, "b": 1},
+    ):
+        path.write_bytes(coded(hypothesis) + coded(config))
+        with pytest.raises(InputError, match=r"m\.bin: the second message holds .*expected a smoothing head"):
+            read_header(path)
+    path.write_bytes(coded({"hypothesis": {}}))
+    with pytest.raises(InputError, match="expected hypothesis and contexts"):
+        read_header(path)

@@ -10,8 +10,8 @@ from support.resampled import Bigram, distributions, encoded, resampled_of
 from support.runs import EOT, VOCAB
 from support.stores import write_store
 
+from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import model_of, read_message
-from tokenbounds.codecs.header import context_rule
 from tokenbounds.corpus.contexts import ContextRule, token_items
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.errors import InputError

@@ -15,8 +15,8 @@ from scipy.stats import chisquare
 from support.runs import CONFIG, EOT, SCHEMES, VOCAB, certificate_path, write_run
 
 from tokenbounds.certificates.files import read_certificate, write_certificate
+from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import read_model
-from tokenbounds.codecs.header import context_rule
 from tokenbounds.corpus.contexts import ContextRule
 from tokenbounds.corpus.tokenizers import listed_tokenizer
 from tokenbounds.errors import InputError

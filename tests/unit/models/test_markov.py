@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.stores import random_documents, write_store
 
+from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import decode_message, model_of
 from tokenbounds.codecs.encode import code_model
 from tokenbounds.codecs.frame import decode, encode
-from tokenbounds.codecs.header import context_rule
 from tokenbounds.config.schema import GPTModel
 from tokenbounds.corpus.contexts import token_items
 from tokenbounds.errors import InputError

@@ -8,12 +8,12 @@ from tokenbounds.reports.figures.style import STYLE, each_series, plt, save
 from tokenbounds.reports.formats import write_csv
 
 
-def summary(recalls, labels):
+def summary(accuracies, labels):
     """Collect the accuracy of all models of each series, with mean and spread at each number of levels.
 
     Parameters
     ----------
-    recalls : list of path
+    accuracies : list of path
         Files of accuracies that rule `memorization` writes, named ``{figure}.{model}.csv``.
     labels : list of str
         Name in the legend of the series of each file.
@@ -25,7 +25,7 @@ def summary(recalls, labels):
         deviation; empty for one model) are taken over the series' models at that number.
     """
     read = []
-    for path, label in zip(recalls, labels, strict=True):
+    for path, label in zip(accuracies, labels, strict=True):
         model = Path(path).stem.partition(".")[2]
         read.append(pd.read_csv(path).assign(series=label, model=model))
     data = pd.concat(read, ignore_index=True)
@@ -34,13 +34,13 @@ def summary(recalls, labels):
     return data[["series", "model", *(name for name in data if name not in ("series", "model"))]]
 
 
-def write_memorization_figure(recalls, labels, *, csv, pdf, png):
+def write_memorization_figure(accuracies, labels, *, csv, pdf, png):
     """Draw the accuracy of integer prediction on the training sequences against quantization levels.
 
     Shown are the mean over replicates, with bars of one standard deviation, and dotted the largest attainable
     accuracy. Parameters as for `summary`, and the outputs.
     """
-    data = summary(recalls, labels)
+    data = summary(accuracies, labels)
     write_csv(csv, data)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.0, 2.9), layout="constrained")
