@@ -39,7 +39,7 @@ def message_memory(wildcards):
     return {"pretrained": 32000, "download_model": 4000}.get(CONFIG.models[wildcards.model].made_by, 8000)
 
 
-# What a smoothing head minimises is the bound of the certificate that it is for.
+# A smoothing head minimises the bound of the certificate that it is for.
 HEAD_OBJECTIVE = {
     "delta": CONFIG.delta,
     "n": CONFIG.sampling.n,

@@ -16,7 +16,7 @@ from support.checkouts import Checkout, made_once, make_checkout
 from support.slurm import Slurm, reason_not_to_start
 
 PROFILE = "profiles/test-slurm"
-# What the shipped profile says of a real cluster and does not hold here: long waits, an accounting database.
+# Settings of the shipped profile that do not hold here: long waits, an accounting database.
 HERE = {
     "configfile": f"{PROFILE}/config.yaml",
     "latency-wait": 20,
@@ -64,7 +64,7 @@ class ClusterCheckout(Checkout):
         return sorted(self.results.glob(f"checkpoints/medium/*/{pattern}"))
 
     def certificates(self):
-        """What must not depend on what happened on the way, by name."""
+        """Results that must not depend on interruptions, by name."""
         files = [
             *self.results.glob("bounds/*.json"),
             *self.results.glob("messages/*.bin"),

@@ -17,7 +17,7 @@ def finished(workers_folder, root):
 
 @pytest.fixture(scope="session")
 def finished_log(finished):
-    """What the launcher printed for the finished run."""
+    """Output of the launcher for the finished run."""
     return finished.folder.with_suffix(".log").read_text()
 
 

@@ -72,8 +72,8 @@ def test_quip_checkpoint(copy):
     command = ("-m", "tokenbounds.cli", "verify", "--rescore", "5", f"results/test/bounds/{NAME}.json")
     assert "all checks held" in copy.run(*command)
 
-    # What is scored is what was sized: a byte of a shard that changes behind Snakemake's back is found by
-    # verify, and by a scoring job.
+    # The files that are scored must be those that were sized: a byte of a shard that changes behind
+    # Snakemake's back is found by verify, and by a scoring job.
     keep_times(folder / "model-00002-of-00002.safetensors", flip)
     assert "not the file that" in copy.run(*command, check=False)
     copy.change("sampling.n", 301)

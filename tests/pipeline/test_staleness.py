@@ -1,4 +1,4 @@
-"""What a change makes stale: exactly the jobs whose result it can change."""
+"""A change makes stale exactly the jobs whose result it can change."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Planning: what a run takes before it starts, in jobs, GPU hours and bytes.
+"""Planning: the cost of a run before it starts, in jobs, GPU hours and bytes.
 
 In: a configuration, and the jobs that Snakemake lists for it (`list_jobs`). Out: data frames by table and
 figure, or by rule (`by_output`, `by_rule`), and numbers of parameters by model (`models_frame`). `Costs`

@@ -1,4 +1,4 @@
-"""What one job takes: GPU hours, and bytes to download and to store.
+"""Costs of one job: GPU hours, and bytes to download and to store.
 
 GPU hours are floating point operations over what a GPU reaches: 6 N per trained token and 2 N per scored one
 [Kaplan et al. 2020, table 1], and the attention's share. Structured layers count as dense ones. Training is
@@ -21,7 +21,7 @@ RECORD_BYTES = 30  # of one scored item, as stored (measured)
 
 
 class Costs:
-    """What the jobs of a configuration take, each by itself; nan where a size is not known.
+    """Estimates of the cost of each job of a configuration; nan where a size is not known.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What tables and figures take, or rules: sums over the jobs behind them."""
+"""Costs of tables and figures, or of rules: sums over the jobs behind them."""
 
 import math
 

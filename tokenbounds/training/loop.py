@@ -38,7 +38,7 @@ def _not_trained(family):
 
 
 class Specification(Section):
-    """What to train, and where."""
+    """One training: the model, its tokens and its folders."""
 
     name: str = Field(description="The model's name; it names random streams.")
     seed: int = Field(description="The run's seed.")

@@ -145,7 +145,8 @@ def test_another_seed_draws_another_frozen_part(tmp_path):
 
 
 def test_draws_do_not_depend_on_the_platform(tmp_path):
-    """What messages leave out: a change of these numbers makes every message of such a model unreadable."""
+    """Numbers that messages leave out: a change of these numbers makes every message of such a model
+    unreadable."""
     checks = {
         name: new_model({**BIASED, **options}, 11)[1]["init"]["check"] for name, options in STRUCTURES.items()
     }

@@ -260,7 +260,7 @@ def test_reconstruction_is_the_reference_decoder_s(reference, bits):
 
 
 def test_decoded_weights_are_pinned():
-    """What a message stands for never changes: signs and weights of a fixed result, as checksums of their
+    """The meaning of a message never changes: signs and weights of a fixed result, as checksums of their
     bytes."""
     result = random_result(24, 64, 4)
     codes = tuple(

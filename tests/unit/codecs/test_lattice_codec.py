@@ -174,8 +174,8 @@ def test_corrupt_fields():
 
 
 def test_counts_and_words_that_no_encoder_writes():
-    """What decodes, but not to what the message states: counts of the shells exchanged; words after the last
-    that a decoder reads."""
+    """A message that decodes, but not to the counts and points that it states: counts of the shells
+    exchanged; words after the last that a decoder reads."""
     result, layout = random_result(16, 64, 2), [["w", [16, 64]]]
     data = written({"w": result}, CODEC.defaults)
     reader = Reader(memoryview(data), "m.bin")
