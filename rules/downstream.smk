@@ -26,7 +26,7 @@ rule resample:
         runtime=scaled(8 * 60),
         gpu=1,
     params:
-        code=code("experiments.resampling", hypotheses=own),
+        code=code("experiments.resampling", "scoring.acceptance", hypotheses=own),
         contexts=from_figure("draws"),
         tokens=from_figure("tokens"),
         seed=CONFIG.seed,
@@ -62,7 +62,7 @@ rule score_resampled:
         runtime=scaled(8 * 60),
         gpu=1,
     params:
-        code=code("experiments.downstream", hypotheses=evaluated),
+        code=code("experiments.downstream", "scoring.acceptance", hypotheses=evaluated),
         models=evaluated_names,
         corpora=from_figure("corpora"),
         sampling=generator_scheme,

@@ -199,6 +199,7 @@ def weight_files(folder):
     InputError
         There are no safetensors, or the index is invalid.
     """
+    folder = Path(folder)
     single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
     if single.exists():  # before an index, as the library does
         return single, {single: None}

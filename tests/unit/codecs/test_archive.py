@@ -134,7 +134,9 @@ def test_a_checkpoint_of_transformers(tmp_path):
     lm = LlamaForCausalLM(LlamaConfig(vocab_size=30, **shape)).eval()
     lm.save_pretrained(tmp_path / "model")
     path, message, _ = write_published(
-        tmp_path, tmp_path / "model", {"family": "pretrained", "start_token": "first"}
+        tmp_path,
+        str(tmp_path / "model"),  # as the workflow passes it
+        {"family": "pretrained", "start_token": "first"},
     )
     assert message.config["hypothesis"] == {
         "family": "pretrained",
