@@ -58,7 +58,7 @@ def validation_tokens(wildcards):
 def start_weights(wildcards):
     """The weights that a training starts from, where it does not start anew."""
     start = getattr(CONFIG.models[wildcards.model], "start_from", None)
-    return [f"results/{wildcards.run}/models/{start}/model.safetensors"] if start else []
+    return f"results/{wildcards.run}/models/{start}/model.safetensors" if start else []
 
 
 def published_files(wildcards):

@@ -6,6 +6,7 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.cli import main
@@ -230,3 +231,23 @@ def test_launching_again_only_shows_the_tables(copy, finished):
     assert (copy.results / "tables/table2.md").read_text() in output
     assert {path: path.stat().st_mtime_ns for path in copy.results.rglob("*") if path.is_file()} == before
     assert not [path for path in copy.results.rglob("*.json") if str(finished.folder) in path.read_text()]
+
+
+def test_a_model_that_starts_from_another(copy):
+    """Fine-tuning: its first weights are those of the other, so that no step with a tiny rate moves them."""
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = {
+        "family": "transformers",
+        "corpus": "text",
+        "transformers": {"model_type": "llama", "max_position_embeddings": 64, **shape},
+        "context_length": 64,
+        "training": {"steps": 2, "warmup": 0, "dtype": "float32", "threads": 1, "eval_batches": 1},
+    }
+    copy.change("models.first", model)
+    tuning = model["training"] | {"learning_rate": 1e-12, "weight_decay": 0}
+    copy.change("models.second", {**model, "training": tuning, "start_from": "first"})
+    copy.snakemake("results/test/models/second/model.safetensors")
+    first, second = (
+        load_file(copy.results / f"models/{name}/model.safetensors") for name in ("first", "second")
+    )
+    assert all(np.allclose(first[name], second[name], rtol=0, atol=1e-9) for name in first)
