@@ -55,7 +55,7 @@ def test_one_line_for_a_file_that_is_no_certificate(command, capsys, tmp_path):
     assert capsys.readouterr() == ("", f"error: {path}: no such file\n")
     path.write_text("{}")
     assert main([command, str(path)]) == 1
-    assert capsys.readouterr() == ("", f"error: {path}: not a tokenbounds certificate of version 1\n")
+    assert capsys.readouterr() == ("", f"error: {path}: not a tokenbounds certificate of version 2\n")
 
 
 def test_show(run, capsys):
