@@ -45,14 +45,13 @@ def tokenizer_files(wildcards):
     return [path for path in (tokenizer.file, tokenizer.sentencepiece) if path]
 
 
-def training_tokens(wildcards):
-    """The index of the tokens that a model is trained on."""
-    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/train/index.json"
+def of_model_corpus(path):
+    """Input function: a path below the tokens of the corpus that a model is trained on."""
+    return lambda wildcards: f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/{path}"
 
 
-def validation_tokens(wildcards):
-    """The index of the tokens that a model is validated on."""
-    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/val/index.json"
+training_tokens, validation_tokens = of_model_corpus("train/index.json"), of_model_corpus("val/index.json")
+model_tokenizer = of_model_corpus("tokenizer")
 
 
 def start_weights(wildcards):
@@ -94,11 +93,6 @@ def sanity_check_file(wildcards):
     if CONFIG.models[wildcards.model].published:
         return f"results/{wildcards.run}/sanity_checks/{wildcards.model}.{wildcards.codec}.json"
     return []
-
-
-def model_tokenizer(wildcards):
-    """The tokenizer of a model's corpus."""
-    return f"results/{wildcards.run}/tokens/{CONFIG.models[wildcards.model].corpus}/tokenizer"
 
 
 def of_evaluated(path):

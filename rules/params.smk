@@ -12,9 +12,8 @@ def installed_versions(wildcards):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            refuse(
-                f"corpora.{wildcards.corpus}.source.installed: no package '{name}' is installed in this environment"
-            )
+            key = f"corpora.{wildcards.corpus}.source.installed"
+            refuse(f"{key}: no package '{name}' is installed in this environment")
     return found
 
 

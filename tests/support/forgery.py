@@ -5,9 +5,11 @@ from tokenbounds.certificates.evaluate import metrics
 from tokenbounds.certificates.make import records_of
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.codecs.decode import read_message
+from tokenbounds.codecs.frame import encode
 from tokenbounds.corpus.sampling import read_positions
 from tokenbounds.corpus.store import CorpusIndex
 from tokenbounds.io.files import read_json, write_json
+from tokenbounds.models.registry import layout_of
 
 
 def failures(run, sampling="token", rescore=0):
@@ -53,3 +55,14 @@ def flip(path, where=0.5):
     data = bytearray(path.read_bytes())
     data[int(len(data) * where)] ^= 1
     path.write_bytes(data)
+
+
+def coarsened(path):
+    """Code the model of the message at `path` again, with two levels: fewer bytes, another hypothesis."""
+    message = read_message(path)
+    return encode(
+        message.tensors,
+        message.config,
+        codec={"kind": "levels", "levels": 2},
+        layout=lambda config: layout_of(config["hypothesis"]),
+    )

@@ -10,29 +10,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.forgery import failures, forge
+from support.forgery import coarsened, failures, forge
 from support.runs import CHOICES, PARTS, SCHEMES, SETTINGS, certificate_path
 
 from tokenbounds.certificates.files import read_certificate, write_certificate
 from tokenbounds.certificates.make import make_certificate
-from tokenbounds.codecs.decode import read_message
-from tokenbounds.codecs.frame import encode
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, sha256_file, write_json
-from tokenbounds.models.registry import layout_of
 from tokenbounds.scoring.records import SCHEMA
 
 
 def test_records_of_another_message_are_found_by_rescoring(run):
     """The same, with sidecars and hashes forged as well: then only the model itself can tell."""
     path = run / "messages/gpt.levels.bin"
-    message = read_message(path)
-    coarse = encode(
-        message.tensors,
-        message.config,
-        codec={"kind": "levels", "levels": 2},
-        layout=lambda c: layout_of(c["hypothesis"]),
-    )
+    coarse = coarsened(path)
     path.write_bytes(coarse)
     for number in range(PARTS):
         sidecar = run / f"risk/gpt.levels.text.token/{number:05d}.json"

@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from support.forgery import failures, flip
+from support.forgery import coarsened, failures, flip
 from support.runs import CHOICES, PARTS, SCHEMES, SETTINGS, certificate_path
 
 from tokenbounds.bounds.methods import METHODS
@@ -13,11 +13,8 @@ from tokenbounds.certificates.describe import describe_certificate
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.certificates.make import make_certificate
 from tokenbounds.certificates.verify import verify_certificate
-from tokenbounds.codecs.decode import read_message
-from tokenbounds.codecs.frame import encode
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, sha256_file, write_json
-from tokenbounds.models.registry import layout_of
 
 
 @pytest.mark.parametrize("sampling", SCHEMES)
@@ -167,13 +164,7 @@ def test_a_missing_or_torn_file(run, name, how):
 def test_records_of_another_message_are_refused(run):
     """A message of fewer bytes than the scored one, with a certificate made anew: bounds too small."""
     path = run / "messages/gpt.levels.bin"
-    message = read_message(path)
-    coarse = encode(
-        message.tensors,
-        message.config,
-        codec={"kind": "levels", "levels": 2},
-        layout=lambda c: layout_of(c["hypothesis"]),
-    )
+    coarse = coarsened(path)
     assert len(coarse) < path.stat().st_size
     path.write_bytes(coarse)
     with pytest.raises(
