@@ -56,8 +56,9 @@ def test_jobs_cancelled_killed_out_of_time_and_out_of_memory(slurm, copy, finish
         # Killed while it writes a checkpoint, and the second time stopped until its time is over.
         first = copy.wait_for(lambda: copy.script("model=medium"), "the training's process")
         copy.wait_for(lambda: copy.checkpoints(), "a checkpoint")
+        first.suspend()
         copy.wait_for(
-            lambda: is_stopped_while_writing(first, copy), "a checkpoint that is being written", every=0.005
+            lambda: is_stopped_while_writing(first, copy), "a checkpoint that is being written", every=0
         )
         first.kill()
         second = copy.wait_for(
@@ -191,13 +192,12 @@ def test_full_disk(slurm, copy, finished):
 
 
 def is_stopped_while_writing(script, checkout):
-    """Stop a training, which goes on unless it was writing a checkpoint. Merely looking for the file misses
-    it on a busy machine."""
-    script.suspend()
-    if checkout.checkpoints(".step-*.tmp"):
-        return True
+    """Let a stopped training go on for a millisecond. Merely looking for the file of a running one misses it
+    on a busy machine, and a fast one ends meanwhile."""
     script.resume()
-    return False
+    time.sleep(0.001)
+    script.suspend()
+    return checkout.checkpoints(".step-*.tmp")
 
 
 def is_running(job, rule, model):
