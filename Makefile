@@ -7,7 +7,7 @@ CORES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart run resume test test-fast test-cluster lint format schema coverage deviations clean clean-all
+.PHONY: help quickstart run resume test test-fast test-cluster lint format schema coverage fuzz deviations clean clean-all
 
 help:  ## list targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ schema: $(VENV)/.ready  ## write docs/config.schema.json from the configuration'
 
 coverage: $(VENV)/.ready  ## simulate attempts to break the bounds: writes docs/validity.md
 	$(BIN)/python -m tokenbounds.validation.coverage
+
+fuzz: $(VENV)/.ready  ## damage a run in 20,000 ways and verify it: writes docs/validity/fuzz.csv
+	$(BIN)/python -m tokenbounds.validation.fuzz
 
 deviations: $(VENV)/.ready  ## measure each departure from the published code on the quickstart: writes docs/deviations/effects.csv
 	$(BIN)/python -m tokenbounds.validation.deviations

@@ -11,8 +11,8 @@ rule bound:
         sanity_check=sanity_check_file,
         index="results/{run}/tokens/{corpus}/train/index.json",
         documents="results/{run}/tokens/{corpus}/documents.json",
+        roles="results/{run}/tokens/{corpus}/roles.bin",
         tokenizer="results/{run}/tokens/{corpus}/tokenizer",
-        draws="results/{run}/positions/{corpus}.{sampling}.parquet",
         records=expand(
             "results/{{run}}/risk/{{model}}.{{codec}}.{{corpus}}.{{sampling}}/{part}.parquet",
             part=CONFIG.parts,
@@ -34,5 +34,6 @@ rule bound:
         delta=CONFIG.delta,
         bounds=bounds_settings,
         choices_bits=CONFIG.choices_bits(),
+        scheme=from_scheme(),
     script:
         "../workflow_scripts/bound.py"

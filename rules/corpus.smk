@@ -83,7 +83,9 @@ rule documents:
         runtime=scaled(4 * 60),
     params:
         code=code("corpus.documents"),
-        section=from_corpus(exclude={"eot", "expected"}),
+        section=from_corpus(
+            exclude={"eot": True, "expected": True, "tokenizer": {"standing": True, "fixed_before": True}}
+        ),
         versions=installed_versions,
         seed=CONFIG.seed,
     script:

@@ -9,7 +9,6 @@ rule resample:
         message="results/{run}/messages/{model}.{codec}.bin",
         files=zipped_files,
         sanity_check=sanity_check_file,
-        draws="results/{run}/positions/{corpus}.{sampling}.parquet",
         index="results/{run}/tokens/{corpus}/train/index.json",
     output:
         resampled="results/{run}/resampled/{figure}.{model}.{codec}.{corpus}.{sampling}.parquet",
@@ -27,6 +26,7 @@ rule resample:
         gpu=1,
     params:
         code=code("experiments.resampling", "scoring.acceptance", hypotheses=own),
+        scheme=lambda wildcards: CONFIG.context(wildcards.sampling),
         contexts=from_figure("draws"),
         tokens=from_figure("tokens"),
         seed=CONFIG.seed,
@@ -45,7 +45,6 @@ rule score_resampled:
         sidecar=of_generator("results/{run}/resampled/{figure}.{certificate}.json"),
         index=of_generator("results/{run}/tokens/{corpus}/train/index.json"),
         tokenizer=of_generator("results/{run}/tokens/{corpus}/tokenizer"),
-        downstream_draws=of_downstream("results/{run}/positions/{corpus}.{sampling}.parquet"),
         downstream_indices=of_downstream("results/{run}/tokens/{corpus}/train/index.json"),
         downstream_tokenizers=of_downstream("results/{run}/tokens/{corpus}/tokenizer"),
     output:
@@ -65,8 +64,9 @@ rule score_resampled:
         code=code("experiments.downstream", "scoring.acceptance", hypotheses=evaluated),
         models=evaluated_names,
         corpora=from_figure("corpora"),
-        sampling=generator_scheme,
+        scheme=lambda wildcards: CONFIG.context(generator_scheme(wildcards)),
         contexts=from_figure("draws"),
         tokens=from_figure("tokens"),
+        seed=CONFIG.seed,
     script:
         "../workflow_scripts/score_resampled.py"

@@ -25,5 +25,6 @@ rule memorization:
         code=code("experiments.memorization", "codecs.levels", hypotheses=own),
         levels=from_figure("levels"),
         method=from_figure("method"),
+        arithmetic=lambda wildcards: model_contexts(wildcards)["arithmetic"],
     script:
         "../workflow_scripts/memorization.py"

@@ -24,7 +24,7 @@ rule message:
     params:
         code=code("codecs.encode", "codecs.sidecar", hypotheses=own, preparation=True),
         options=from_codec(),
-        contexts=CONFIG.contexts,
+        contexts=model_contexts,
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/message.py"
@@ -48,9 +48,9 @@ rule compress:
         runtime=scaled(12 * 60),
     params:
         code=code("codecs.archive", "codecs.sidecar", hypotheses=own),
-        section=from_model(exclude={"expected"}),
+        section=from_model(exclude={"arithmetic", "expected"}),
         options=from_codec(),
-        contexts=CONFIG.contexts,
+        contexts=model_contexts,
     script:
         "../workflow_scripts/compress.py"
 

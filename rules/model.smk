@@ -36,7 +36,7 @@ rule train:
         # How often a checkpoint is written changes no weight, so it neither makes a model stale nor a
         # checkpoint useless.
         code=code("training.job", hypotheses=own),
-        section=from_model(exclude={"training": {"checkpoint_minutes"}}),
+        section=from_model(exclude={"training": {"checkpoint_minutes"}, "arithmetic": True}),
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/train.py"
@@ -59,7 +59,7 @@ rule markov:
         runtime=scaled(60),
     params:
         code=code("models.markov", "models.folders", "corpus.store"),
-        section=from_model(),
+        section=from_model(exclude={"arithmetic"}),
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/markov.py"
@@ -102,6 +102,6 @@ rule pretrained:
         runtime=scaled(2 * 60),
     params:
         code=code("models.pretrained"),
-        section=from_model(exclude={"expected"}),
+        section=from_model(exclude={"arithmetic", "expected"}),
     script:
         "../workflow_scripts/pretrained.py"

@@ -28,6 +28,11 @@ def training_memory(wildcards, attempt):
     return 8000 * CONFIG.models[wildcards.model].training.processes * min(attempt, 2)
 
 
+def model_contexts(wildcards):
+    """How predictions of a model are computed, which its message holds."""
+    return CONFIG.contexts(wildcards.model)
+
+
 def calibrates(wildcards):
     """Whether a codec runs the model on training tokens, as a number of GPUs."""
     return int(CONFIG.codecs[wildcards.codec].needs_tokens)
@@ -42,9 +47,9 @@ def message_memory(wildcards):
 HEAD_OBJECTIVE = {
     "delta": CONFIG.delta,
     "n": CONFIG.sampling.n,
-    "sampling": CONFIG.sampling.mode,
+    "scheme": CONFIG.context(CONFIG.sampling.mode),
     "choices_bits": CONFIG.choices_bits(),
-    "bounds_settings": slice_of(CONFIG.bounds, exclude={"candidates", "top_k"}),
+    "bounds_settings": slice_of(CONFIG.bounds, exclude={"candidates", "attempt", "top_k"}),
     "seed": CONFIG.seed,
 }
 
@@ -55,11 +60,8 @@ def scoring_minutes(wildcards):
 
 
 def bounds_settings(w):
-    """The `bounds` section; where a row takes the best of several results, these share the draws' delta."""
-    return {
-        **slice_of(CONFIG.bounds),
-        "candidates": CONFIG.candidates(f"{w.model}.{w.codec}.{w.corpus}.{w.sampling}"),
-    }
+    """The `bounds` section of a certificate."""
+    return CONFIG.bounds_settings(f"{w.model}.{w.codec}.{w.corpus}.{w.sampling}")
 
 
 # Of bounds that other packages add: a change of theirs makes certificates stale too.

@@ -1,5 +1,5 @@
-"""Decoded models and drawn positions to records: one row per scored token. Records do not depend on α, k,
-δ or the method."""
+"""Decoded models to records of their draws: one row per scored token. Records do not depend on α, k, δ or
+the method."""
 
 
 rule sanity_check:
@@ -32,7 +32,6 @@ rule score:
         message="results/{run}/messages/{model}.{codec}.bin",
         files=zipped_files,
         sanity_check=sanity_check_file,
-        draws="results/{run}/positions/{corpus}.{sampling}.parquet",
         index="results/{run}/tokens/{corpus}/train/index.json",
     output:
         records="results/{run}/risk/{model}.{codec}.{corpus}.{sampling}/{part}.parquet",
@@ -49,6 +48,7 @@ rule score:
         gpu=1,
     params:
         code=code("scoring.parts", "scoring.acceptance", hypotheses=own),
+        scheme=from_scheme(),
         parts=CONFIG.scoring.parts,
         seed=CONFIG.seed,
     script:

@@ -1,12 +1,11 @@
-"""Documents with roles to a tokenizer, token shards, an index and drawn positions.
+"""Documents with roles to a tokenizer, token shards and an index.
 
-Outputs: results/{run}/tokens/{corpus}/ and results/{run}/positions/.
+Outputs: results/{run}/tokens/{corpus}/.
 """
 
 
 localrules:
     download_tokenizer,
-    positions,
 
 
 rule download_tokenizer:
@@ -94,28 +93,7 @@ rule index:
         mem_mb=scaled(4000),
         runtime=scaled(4 * 60),
     params:
-        code=code("corpus.store"),
+        code=code("corpus.indexing"),
+        context_length=CONFIG.sampling.context_length,
     script:
         "../workflow_scripts/index.py"
-
-
-rule positions:
-    input:
-        index="results/{run}/tokens/{corpus}/train/index.json",
-        ends="results/{run}/tokens/{corpus}/train/ends.bin",
-    output:
-        draws="results/{run}/positions/{corpus}.{sampling}.parquet",
-        sidecar="results/{run}/positions/{corpus}.{sampling}.json",
-    log:
-        "results/{run}/logs/positions/{corpus}.{sampling}.log",
-    benchmark:
-        "results/{run}/benchmarks/positions/{corpus}.{sampling}.tsv"
-    resources:
-        mem_mb=scaled(2000),
-        runtime=scaled(30),
-    params:
-        code=code("corpus.sampling"),
-        scheme=from_scheme(include={"mode", "n", "window"}),
-        seed=CONFIG.seed,
-    script:
-        "../workflow_scripts/positions.py"

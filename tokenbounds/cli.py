@@ -1,4 +1,4 @@
-"""`tokenbounds verify | bound | show | plan`."""
+"""`tokenbounds verify | commit | bound | show | plan`."""
 
 import argparse
 import contextlib
@@ -29,7 +29,7 @@ def command_line():
     parser = argparse.ArgumentParser(prog="tokenbounds", description=description)
     parser.add_argument("--version", action="version", version=f"tokenbounds {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_verify, _add_bound, _add_show, _add_plan):
+    for add in (_add_verify, _add_commit, _add_bound, _add_show, _add_plan):
         add(commands)
     return parser
 
@@ -37,9 +37,36 @@ def command_line():
 def _add_verify(commands):
     verify = commands.add_parser("verify", help="check certificates: hashes, message, records, every bound")
     verify.add_argument("certificate", nargs="+", help="results/RUN/bounds/NAME.json")
-    rescore = "also score N drawn items again with the decoded model, in another batch shape"
-    verify.add_argument("--rescore", type=int, default=0, metavar="N", help=rescore)
+    rescore = "also score N draws (or all) again with the decoded model, and say what that excludes"
+    verify.add_argument("--rescore", type=_count, default=0, metavar="N", help=rescore)
+    retokenize = "also read N documents (or all) from their source again and compare their tokens"
+    verify.add_argument("--retokenize", type=_count, default=0, metavar="N", help=retokenize)
     verify.set_defaults(run=_verify)
+
+
+def _add_commit(commands):
+    commit = commands.add_parser(
+        "commit",
+        help="print the hash to publish before the beacon of the draws is known",
+        description="Print the hash of message, index and configuration of a result whose draws will depend "
+        "on a public random value (sampling.beacon) that nobody knows yet; or, of a certificate, the hash that "
+        "must have been published.",
+    )
+    text = "MODEL.CODEC.CORPUS.SAMPLING of a run whose message and index are made; or a certificate"
+    commit.add_argument("result", help=text)
+    commit.add_argument("--config", nargs="+", default=["config.yaml"], help="config.yaml and its overlays")
+    source = "which value it will be, e.g. 'drand quicknet, round 12345678'"
+    commit.add_argument("--beacon-from", required=True, metavar="TEXT", help=source)
+    commit.set_defaults(run=_commit)
+
+
+def _count(text):
+    """Read a number of items, or "all"."""
+    if text == "all":
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number, or all")
+    return int(text)
 
 
 def _add_bound(commands):
@@ -95,15 +122,20 @@ def _add_plan(commands):
 
 
 def _verify(options):
-    from tokenbounds.certificates.verify import verify_certificate  # imports torch
+    from tokenbounds.certificates.files import read_certificate
+    from tokenbounds.certificates.verify import taken_as_stated, verify_certificate  # imports torch
 
     all_held = True
+    counts = {"rescored": options.rescore, "retokenized": options.retokenize}
     for path in options.certificate:
         held = True
         try:
-            for check in verify_certificate(path, rescore=options.rescore):
+            for check in verify_certificate(path, **counts):
                 print(f"{'ok  ' if check.held else 'FAIL'} {check.name}: {check.detail}")
                 held &= check.held
+            if held:
+                print("taken as stated:")
+                print("".join(f"  {line}\n" for line in taken_as_stated(read_certificate(path))), end="")
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             all_held = False
@@ -111,6 +143,33 @@ def _verify(options):
         print(f"{path}: {'all checks held' if held else 'NOT verified'}")
         all_held &= held
     return 0 if all_held else 1
+
+
+def _commit(options):
+    from tokenbounds.certificates.commit import commitment, commitment_of
+    from tokenbounds.certificates.files import read_certificate
+    from tokenbounds.corpus.store import CorpusIndex
+    from tokenbounds.io.files import sha256_file
+
+    if options.result.endswith(".json"):
+        print(commitment_of(read_certificate(options.result), options.beacon_from))
+        return 0
+    config, name = load_config(*options.config), options.result
+    if f"{config.results}/bounds/{name}.json" not in config.shown_certificates():
+        raise InputError(f"{name}: no result of this configuration; expected MODEL.CODEC.CORPUS.SAMPLING")
+    model, codec, corpus, sampling = name.split(".")
+    print(
+        commitment(
+            sha256_file(f"{config.results}/messages/{model}.{codec}.bin"),
+            CorpusIndex(f"{config.results}/tokens/{corpus}/train").identity,
+            delta=config.delta,
+            settings=config.bounds_settings(name),
+            choices_bits=config.choices_bits(),
+            scheme=config.scheme(sampling),
+            beacon_from=options.beacon_from,
+        )
+    )
+    return 0
 
 
 def _bound(options):

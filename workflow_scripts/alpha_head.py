@@ -14,7 +14,7 @@ from tokenbounds.smoothing.from_message import head_of_message
 def main(base, index, message, sidecar, model, codec, options, objective, *, scoring):
     """Write the message with the head behind the model's; the sidecar says how the objective fell."""
     torch.set_num_threads(scoring.threads)
-    facts = {"batch_tokens": scoring.batch_tokens, "device": scoring.device, "name": f"{model}.{codec}"}
+    facts = {"device": scoring.device, "name": f"{model}.{codec}"}
     head, history = head_of_message(base, Path(index).parent, codec=options, **objective, **facts)
     data = with_head(Path(base).read_bytes(), head)
     write_with_sidecar(

@@ -45,8 +45,8 @@ def arguments(main, snakemake):
     any other, with a default                     left out
     ============================================  ====================================================
 
-    The configuration of scoring says how a job is executed, which changes rounding only. Therefore it is no
-    param, whose change would make outputs stale.
+    Parts, device and threads of scoring say how a job is executed, which changes rounding at most. Therefore
+    they are no params, whose change would make outputs stale; the arithmetic is part of the message.
 
     Raises
     ------

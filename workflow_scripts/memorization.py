@@ -9,11 +9,9 @@ from tokenbounds.experiments.memorization import write_accuracies
 
 
 @script
-def main(weights, index, tokenizer, accuracies, levels, method, *, scoring):
+def main(weights, index, tokenizer, accuracies, levels, method, arithmetic, *, scoring):
     """Write the csv and its sidecar."""
     torch.set_num_threads(scoring.threads)
     folder = Path(weights).parent
-    options = {"batch_tokens": scoring.batch_tokens, "device": scoring.device, "name": folder.name}
-    write_accuracies(
-        folder, Path(index).parent, tokenizer, accuracies, levels=levels, method=method, **options
-    )
+    options = {"levels": levels, "method": method, "arithmetic": arithmetic, "device": scoring.device}
+    write_accuracies(folder, Path(index).parent, tokenizer, accuracies, name=folder.name, **options)

@@ -14,6 +14,6 @@ from tokenbounds.scoring.sanity_check import loss_on_documents
 def main(message, index, sanity_check, model, codec, seed, *, scoring):
     """Write the loss; rule `score` refuses a bad model unless the configuration accepts it."""
     torch.set_num_threads(scoring.threads)
-    options = {"name": f"{model}.{codec}", "batch_tokens": scoring.batch_tokens, "device": scoring.device}
+    options = {"name": f"{model}.{codec}", "device": scoring.device}
     facts = loss_on_documents(message, Path(index).parent, seed=seed, **options)
     write_json(sanity_check, provenance({"seed": seed}, [message, index], **facts))

@@ -1,4 +1,4 @@
-"""Score one part of the drawn tokens with the model decoded from its message."""
+"""Score one part of a message's draws with the model decoded from it."""
 
 from pathlib import Path
 
@@ -10,13 +10,12 @@ from tokenbounds.scoring.parts import score_part
 
 
 @script
-def main(
-    message, draws, index, records, sidecar, model, codec, sampling, part, parts, seed, sanity_check, config
-):
-    """Write the records of this part's draws; the sidecar compares them with another batch shape."""
+def main(message, index, records, sidecar, model, codec, part, parts, scheme, seed, sanity_check, config):
+    """Write the records of this part's draws; the sidecar says how far they may be off."""
     torch.set_num_threads(config.scoring.threads)
     if sanity_check:
         check_passed(sanity_check, config.accept_bad_models, f"{model}.{codec}")
-    options = {"name": f"{model}.{codec}", "sampling": sampling, "part": int(part), "parts": parts}
-    execution = {"batch_tokens": config.scoring.batch_tokens, "device": config.scoring.device}
-    score_part(message, draws, Path(index).parent, records, sidecar, seed=seed, **options, **execution)
+    n, beacon = scheme.pop("n"), scheme.pop("beacon")
+    options = {"name": f"{model}.{codec}", "part": int(part), "parts": parts, "seed": seed}
+    options |= {"context": scheme, "n": n, "beacon": beacon, "device": config.scoring.device}
+    score_part(message, Path(index).parent, records, sidecar, **options)

@@ -92,13 +92,13 @@ def test_shard_edited_after_indexing(copy):
     assert "rule index" not in output  # Snakemake itself saw nothing
 
 
-def test_more_draws_than_tokens(copy):
-    copy.change("sampling.n", 10**6)
+def test_more_draws_than_documents(copy):
+    copy.change("samplings.documents.n", 10**6)
     line = (
-        rf"error in rule positions: {RESULTS}/tokens/text/train: "
-        rf"n = 1000000 draws from m = \d+ tokens; expected n <= m"
+        rf"error in rule score: {RESULTS}/tokens/text/train: n = 1000000 draws from \d+ documents "
+        r"\(m = \d+ tokens\); expected at most \d+"
     )
-    refused(copy, line, absent=["positions/text.token.parquet", "positions/text.token.json"])
+    refused(copy, line, line)  # of each part
 
 
 def test_nan_in_a_model_and_a_truncated_message(copy):

@@ -8,7 +8,7 @@ import pytest
 from tokenbounds.config.load import load_config
 from tokenbounds.io.fingerprint import LEFT_OUT, closure
 
-NO_TORCH = ("bound", "table", "figure", "smoothing_figure", "index", "positions", "documents", "sequences")
+NO_TORCH = ("bound", "table", "figure", "smoothing_figure", "index", "documents", "sequences")
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_only_the_given_files_count(empty, tmp_path):
         "tables: {table1: {rows: [{label: Markov, model: markov, codec: counts, corpus: text}]}}}"
     )
     made = plan(empty.folder, whole)
-    corpus = ("documents", "tokenizer", "tokenize", "index", "positions")
+    corpus = ("documents", "tokenizer", "tokenize", "index")
     once = (*corpus, "markov", "message", "score", "bound", "table")
     assert counted(made.graph.jobs) == dict.fromkeys(once, 1)
     assert {job.wildcards["run"] for job in made.graph.jobs if job.rule != "all"} == {"other"}

@@ -42,7 +42,7 @@ OVERLAY = {
         },
     },
     "codecs": {"levels256": {"kind": "levels", "levels": 256}},
-    "scoring": {"parts": 1, "batch_tokens": 8192, "device": "cpu", "threads": 1},
+    "scoring": {"parts": 1, "device": "cpu", "threads": 1},
     "bounds": {"alpha": [0.01, 0.1], "top_k": [1, 10]},
     "tables": {
         "table2": {
@@ -121,7 +121,7 @@ def test_a_tokenizer_that_numbers_its_tokens_otherwise(shared, tmp_path):
     turned = [np.where(ids > 258, 259 + (ids - 259 + 100) % 253, ids) for ids in stories]
     for name, documents, bad in (("right", stories, False), ("wrong", turned, True)):
         write_store(tmp_path / name, [ids.tolist() for ids in documents], vocab_size=512, eot_id=1)
-        options = {"name": name, "seed": 137, "batch_tokens": 8192, "device": "cpu"}
+        options = {"name": name, "seed": 137, "device": "cpu"}
         found = loss_on_documents(tmp_path / "message.bin", tmp_path / name, **options)
         assert found["bad"] == bad, found
         write_json(tmp_path / f"{name}.json", found)

@@ -63,12 +63,11 @@ OF_TRAINED = coded(*LEVELS11, "sublora.levels5-tuned")
 FROM_MESSAGES = OF_TRAINED | coded("markov.counts")
 TRAINED = {f"train {model}" for model in MODELS} | OF_TRAINED | {"figure figure1-right"}
 COUNTED = {"markov markov"} | coded("markov.counts")
-POSITIONS = {"positions text.token", "positions text.windows", "positions text.documents"}
 FROM_TOKENIZER = {"tokenizer text", "tokenize text.00000", "tokenize text.00001"} | {
     "index text.train",
     "index text.val",
 }
-EVERYTHING = {"documents text"} | FROM_TOKENIZER | POSITIONS | TRAINED | COUNTED
+EVERYTHING = {"documents text"} | FROM_TOKENIZER | TRAINED | COUNTED
 TOKEN_ROWS = (TOKEN_SMALL, TOKEN_MEDIUM, *LORA, MONARCH, HEAD, MARKOV)
 FROM_HEAD = {"alpha_head monarch.head"} | scored(HEAD) | DOWNSTREAM
 
@@ -116,9 +115,10 @@ CONFIG = {
     ),
     "n": (
         [("sampling.n", 400)],
-        {"positions text.token", "alpha_head monarch.head"} | scored(*TOKEN_ROWS) | RESAMPLED,
+        scored(*TOKEN_ROWS) | FROM_HEAD,
     ),
-    "n of the windows": ([("samplings.windows.n", 70)], {"positions text.windows"} | scored(WINDOWS_SMALL)),
+    "n of the windows": ([("samplings.windows.n", 70)], scored(WINDOWS_SMALL)),
+    "beacon": ([("sampling.beacon", "round 7")], scored(*TOKEN_ROWS)),
     # The message says what a prediction sees, so it is another message.
     "context length": ([("sampling.context_length", 32)], FROM_MESSAGES),
     "another sampling scheme": (
@@ -142,8 +142,17 @@ CONFIG = {
     "how often a checkpoint is written": ([("models.small.training.checkpoint_minutes", 3)], set()),
     "a label": ([("figures.figure1.series.0.rows.0.label", "Other")], FIGURE),
     "how scoring is executed": (
-        [("scoring.batch_tokens", 64), ("scoring.threads", 2), ("scoring.device", "auto")],
+        [("scoring.threads", 2), ("scoring.device", "auto")],
         set(),
+    ),
+    # In what shapes a prediction is computed is part of the hypothesis.
+    "arithmetic": (
+        [("scoring.arithmetic.batch_tokens", 1024)],
+        FROM_MESSAGES | MEMORIZED,
+    ),
+    "arithmetic of one model": (
+        [("models.medium.arithmetic", {"batch_tokens": 1024})],
+        coded("medium.levels11"),
     ),
     "parts": ([("scoring.parts", 3)], scored(*ROWS, parts=3)),
     "a model that no row uses": ([("models.other", OTHER)], set()),

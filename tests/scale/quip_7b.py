@@ -105,11 +105,21 @@ def main(folder):
     for draw in range(POSITIONS):
         ids = random.integers(3, CONFIG["vocab_size"], CONTEXT)
         items.append(
-            Item(ids, CONTEXT - 1, ids[:1], np.array([draw]), np.array([CONTEXT], np.int32), draw, draw)
+            Item(
+                ids,
+                CONTEXT - 1,
+                ids[:1],
+                np.array([draw]),
+                np.array([CONTEXT], np.int32),
+                draw,
+                draw,
+                CONTEXT,
+            )
         )
     start = time.perf_counter()
     model = QuipLlama(checkpoint).eval()
-    scored = score_items(model, items, batch_tokens=POSITIONS * CONTEXT, name="llama-7b")
+    arithmetic = {"dtype": "float32", "multiple": CONTEXT, "batch_tokens": POSITIONS * CONTEXT}
+    scored = score_items(model, items, arithmetic=arithmetic, name="llama-7b")
     seconds = time.perf_counter() - start
     losses = [-float(log2_q[0]) for log2_q, *_ in scored]
     print(

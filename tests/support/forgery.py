@@ -2,21 +2,23 @@
 
 from support.runs import certificate_path
 from tokenbounds.certificates.evaluate import metrics
-from tokenbounds.certificates.make import records_of
+from tokenbounds.certificates.make import records_of, smoothing
+from tokenbounds.certificates.rescore import arguments_of, context_of
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.codecs.decode import read_message
 from tokenbounds.codecs.frame import encode
-from tokenbounds.corpus.sampling import read_positions
 from tokenbounds.corpus.store import CorpusIndex
 from tokenbounds.io.files import read_json, write_json
 from tokenbounds.models.registry import layout_of
+from tokenbounds.scoring.draws import message_draws
 
 
-def failures(run, sampling="token", rescore=0):
+def failures(run, sampling="token", rescore=0, retokenize=0):
     """Names and details of the checks that did not hold."""
+    counts = {"rescored": rescore, "retokenized": retokenize}
     return {
         check.name: check.detail
-        for check in verify_certificate(certificate_path(run, sampling), rescore)
+        for check in verify_certificate(certificate_path(run, sampling), **counts)
         if not check.held
     }
 
@@ -32,21 +34,21 @@ def forge(run, changes, sampling="token", recompute=True):
             place = place[parent]
         place[last] = value
     if recompute:
-        message_bits = found["hypothesis"]["message_bits"]
         paths = [run / item["path"] for item in found["records"]]
         index = CorpusIndex((run / found["corpus"]["index"]["path"]).parent)
-        draws = read_positions(run / found["sampling"]["draws"]["path"])
-        message = read_message(run / found["hypothesis"]["message"]["path"])
-        records = records_of(paths, draws, message, found["sampling"]["name"], index)
-        facts = {
-            key: found[key]
-            for key in ("delta", "m", "n", "vocab_size", "choices_bits", "epsilon_nats", "settings")
-        }
-        found["metrics"] = metrics(records, message_bits, **facts)
+        message_path, context = run / found["hypothesis"]["message"]["path"], context_of(found)
+        beacon = found["sampling"]["beacon"]
+        draws, key = message_draws(message_path, index, context, found["n"], beacon)
+        message = read_message(message_path)
+        records = records_of(paths, draws, message, context, index)
+        found["metrics"] = metrics(
+            records, found["hypothesis"]["message_bits"], **arguments_of(found), **smoothing(message, context)
+        )
         found["config"] = {
             "delta": found["delta"],
             "bounds": found["settings"],
             "choices_bits": found["choices_bits"],
+            "sampling": context | {"n": found["n"], "beacon": beacon},
         }
     write_json(path, found)
 

@@ -1,12 +1,14 @@
 """Messages of published checkpoints, made without Snakemake."""
 
+from support.messages import contexts_of
 from tokenbounds.codecs.archive import zip_message
 from tokenbounds.codecs.decode import write_message
 from tokenbounds.io.files import write_json
 
 TOKENS = {"vocab_size": 30, "eot_id": 0}
 OPTIONS = {"family": "quip", "start_token": "always"}
-CONTEXTS = {"token": {"mode": "token", "context_length": 16}}
+ENTRY = {"mode": "token", "context_length": 16}
+CONTEXTS = contexts_of(tuple(ENTRY.values()))
 CODEC = {"tool": ["gzip"], "split_planes": False}
 
 

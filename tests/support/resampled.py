@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from support.runs import SEED
+from support.runs import SCHEMES, SEED, context_of
 from tokenbounds.experiments.resampling import resample
 
 
@@ -29,16 +29,15 @@ def resampled_of(run, folder, **changes):
     folder.mkdir(exist_ok=True)
     options = {
         "name": "gpt.levels",
-        "sampling": "token",
+        "corpus": "text",
+        "scheme": context_of(SCHEMES["token"]),
         "draws": 30,
         "tokens": 1,
         "seed": SEED,
-        "batch_tokens": 64,
         "device": "cpu",
     }
     inputs = (
         run / "messages/gpt.levels.bin",
-        run / "positions/text.token.parquet",
         run / "tokens/text/train",
     )
     path = folder / "r.parquet"

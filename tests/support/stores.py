@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 
-from tokenbounds.corpus.store import TokenStore, build_index, token_dtype
+from tokenbounds.corpus.indexing import build_index
+from tokenbounds.corpus.store import TokenStore, token_dtype
 from tokenbounds.io.files import write_json
 
 EOT_ID, VOCAB = 0, 300
@@ -29,9 +30,12 @@ def write_split(folder, shards, vocab_size=VOCAB, eot_id=EOT_ID, split="train"):
             "dtype": dtype.name,
             "vocab_size": vocab_size,
             "eot_id": eot_id,
-            "tokenizer_sha256": "0" * 64,
+            **dict.fromkeys(("tokenizer_sha256", "manifest_sha256", "roles_sha256"), "0" * 64),
+            "roles": {"train": 0, "val": 0, "tokenizer": 0} | {split: sum(map(len, shards))},
             "tokens": len(tokens) // dtype.itemsize,
             "documents": len(documents),
+            "skipped_documents": [],
+            "seen_documents": 0,
             "sha256": hashlib.sha256(tokens).hexdigest(),
             "ends_sha256": hashlib.sha256(ends).hexdigest(),
             "provenance": {"config": {}},
@@ -42,7 +46,7 @@ def write_split(folder, shards, vocab_size=VOCAB, eot_id=EOT_ID, split="train"):
 
 def store_of(folder, shards, **more):
     """Write and index shards as `write_split` does; return the `TokenStore`."""
-    build_index(write_split(folder, shards, **more), folder)
+    build_index(write_split(folder, shards, **more), folder, context_length=4)
     return TokenStore(folder)
 
 
@@ -59,9 +63,10 @@ def write_index(folder, documents_tokens, shard_tokens):
     ends = np.cumsum(documents_tokens, dtype="<u8")
     (folder / "ends.bin").write_bytes(ends.tobytes())
     shards = [
-        {"name": f"{number:05d}", "tokens": int(tokens), "documents": 1, "sha256": "0" * 64}
+        {"name": f"{number:05d}", "tokens": int(tokens), "documents": 0, "sha256": "0" * 64}
         for number, tokens in enumerate(shard_tokens)
     ]
+    shards[0]["documents"] = len(ends)
     index = {
         "m_tokens": int(ends[-1]),
         "documents": len(ends),
@@ -70,7 +75,13 @@ def write_index(folder, documents_tokens, shard_tokens):
         "dtype": "uint16",
         "vocab_size": VOCAB,
         "eot_id": EOT_ID,
-        "tokenizer_sha256": "0" * 64,
+        **dict.fromkeys(("tokenizer_sha256", "manifest_sha256", "roles_sha256"), "0" * 64),
+        "roles": {"train": len(ends), "val": 0, "tokenizer": 0},
+        "skipped_documents": 0,
+        "seen_documents": 0,
+        "duplicate_documents": 0,
+        "duplicate_documents_one_in": 1,
+        "repeated_contexts": None,
         "cumulative_tokens": [0, *np.cumsum(shard_tokens).tolist()],
         "ends_sha256": hashlib.sha256(ends.tobytes()).hexdigest(),
         "provenance": {},

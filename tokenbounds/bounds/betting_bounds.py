@@ -1,12 +1,12 @@
 """Betting bound: a nonnegative martingale in product form, centred by the entropy (docs/theory.md, 4, 5)."""
 
-import math
-
 import numpy as np
 
 from tokenbounds.bounds import search
+from tokenbounds.bounds.assumptions import NOTHING_MORE
 from tokenbounds.bounds.draws import TopK
-from tokenbounds.bounds.interface import NOTHING_MORE, Basis, Method
+from tokenbounds.bounds.interface import Basis, Method
+from tokenbounds.bounds.linear_form import linear_terms
 from tokenbounds.bounds.subsampling import clopper_pearson_upper, pilot_size, sampled_mean_upper
 
 
@@ -86,39 +86,23 @@ def product_terms(losses, kappa, delta2, grids):
     choices : dict
         Chosen bet, centre, g0 and b.
     """
-    n_pilot = pilot_size(losses.shape[0])
-    parts = slice(None, n_pilot), slice(n_pilot, None)
-    entropies, options = losses.entropies, losses.options(grids)
-    centres = search.centres(grids, centred=entropies is not None)
-    bets = np.asarray(grids.bet_sizes)
-    option, a, centre, pilot_g = search.best(losses, parts[0], kappa, bets, options, centres)
-    pilot, rest = (losses.sample(option, part) for part in parts)
-    low, high = pilot.low, pilot.high
-    if pilot.trivial:  # alpha = 1: every loss is log2 V
-        return pilot, high, (0.0, 0.0), {}
-    risk, width, g0 = float(rest.values.mean()), centre.width * pilot.range, min(pilot_g, 0.0)
-
-    def linear_form(sample, part):
-        """Compute Z, averaged over each draw: (n,)."""
-        c = centre.at(sample, None if entropies is None else entropies[part])
-        return (c - math.exp(g0) * np.log1p(a / width * (c - sample.values)) * (width / a)).mean(axis=1)
-
-    z_high = max(high, high - width - math.exp(g0) * math.log1p(-a) * width / a)
-    z_pilot, z_rest = (linear_form(sample, part) for sample, part in zip((pilot, rest), parts, strict=True))
-    z_upper, b = sampled_mean_upper(z_pilot, z_rest, low, z_high, grids.sampling_bet_sizes, delta2)
-    # [1 - e^g0 (1 - kappa - g0)] / lambda, written so that small g0 and kappa keep their digits
-    constant = (math.exp(g0) * (kappa + g0) - math.expm1(g0)) * width / a
-    z_mean = float(z_rest.mean())
+    centres = search.centres(grids, centred=losses.entropies is not None)
+    bets, part = np.asarray(grids.bet_sizes), slice(None, pilot_size(losses.shape[0]))
+    option, a, centre, g = search.best(losses, part, kappa, bets, losses.options(grids), centres)
+    g0 = min(g, 0.0)
+    pilot, risk, terms, b = linear_terms(losses, option, a, centre, g0, kappa, delta2, grids)
+    if b is None:
+        return pilot, risk, terms, {}
     chosen = {
         "bet_size": a,
-        "lambda": a / width,
+        "lambda": a / (centre.width * pilot.range),
         "centre_linear": centre.linear,
         "centre_quadratic": centre.quadratic,
         "centre_width": centre.width,
         "g0": g0,
         "sampling_bet_size": b,
     }
-    return pilot, risk, (z_mean + constant - risk, z_upper - z_mean), chosen
+    return pilot, risk, terms, chosen
 
 
 def _zero_one_bound(error, a, kappa):

@@ -129,6 +129,46 @@ def split_delta(delta, candidates=1):
     return CORPUS_SHARE * delta, (1 - CORPUS_SHARE) * delta / checks.integer("candidates", candidates, 1)
 
 
+def attempts_share(attempt):
+    """Compute k (k + 1), by which the k-th of an open number of attempts divides the draws' share of delta.
+
+    The shares ``delta2 / (k (k + 1))`` of all k = 1, 2, ... add up to delta2: with probability 1 - delta2 all
+    attempts hold at once, so that one may stop after any of them and report any (docs/theory.md, section 10).
+
+    Parameters
+    ----------
+    attempt : int
+        k >= 1, the number of the attempt in the order in which they were made.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> [attempts_share(k) for k in (1, 2, 3)]
+    [2, 6, 12]
+    >>> round(sum(1 / attempts_share(k) for k in range(1, 10_000)), 3)
+    1.0
+    """
+    attempt = checks.integer("attempt", attempt, 1)
+    return attempt * (attempt + 1)
+
+
+def candidates_of(settings):
+    """Count what divides the draws' share of delta under a `bounds` section of the configuration.
+
+    Its `candidates` times, with `attempt: k`, the share of the k-th attempt.
+
+    Examples
+    --------
+    >>> candidates_of({"candidates": 3}), candidates_of({"candidates": 3, "attempt": 2})
+    (3, 18)
+    """
+    attempt = settings.get("attempt")
+    return settings["candidates"] * (1 if attempt is None else attempts_share(attempt))
+
+
 def split_delta_paper(delta, m, n):
     """Split `delta` as the paper does (appendix A.2): ``delta n / (n + m)`` and ``delta m / (n + m)``.
 

@@ -32,6 +32,9 @@ class Sample:
         Interval of each loss given its context; inside [low, high].
     choices : dict
         Values chosen to compute the losses, for the record of a bound.
+    inner : (numpy.ndarray, numpy.ndarray) or None
+        The least interval of each loss where weights are known up to an error; `lows` and `highs` are then
+        the largest one. None: the same.
     """
 
     values: np.ndarray
@@ -40,6 +43,7 @@ class Sample:
     lows: np.ndarray | float
     highs: np.ndarray | float
     choices: dict = field(default_factory=dict)
+    inner: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def range(self):
@@ -65,12 +69,15 @@ class Losses:
         Loss of a uniform guess, where there is one.
     entropies : numpy.ndarray, (n, S), or None
         Function of the context beside each loss, to centre bets.
+    entropy_epsilon : float
+        By how much the recorded entropies may be off, either way; 0 where none.
     """
 
     shape: tuple[int, int]
     metric: str
     random_guess: float | None
     entropies: np.ndarray | None
+    entropy_epsilon: float = 0.0
 
     def _set(self, **attributes):
         """Set attributes of a frozen object, after they were checked."""
@@ -97,10 +104,18 @@ class Losses:
         """Leave a smoothing head aside: a constant smoothing has a constant interval."""
         return self
 
+    def as_recorded(self):
+        """Take the records for exact, for a formula that certifies nothing."""
+        return self
+
 
 @dataclass(frozen=True)
 class Bpd(Losses):
     """Bits per token.
+
+    Where the scores of the certified program are known up to an error only, every loss is its largest
+    possible value, and every method that uses the context's entropy or weight takes the worst of the possible
+    ones token by token (docs/theory.md, section 13).
 
     Parameters
     ----------
@@ -115,6 +130,11 @@ class Bpd(Losses):
         Weights of a smoothing head at each token; None for one constant weight from ``grids.alpha``.
     alpha_range : (float, float), optional
         Declared clip of the head, required with `alphas`: every weight lies in it.
+    epsilon_nats : float
+        By how much the natural logarithms of the smoothed probabilities, and of the head's weights, may be
+        off, either way; 0 where scores are equal bit for bit in any batch.
+    entropy_epsilon_bits : float
+        By how much the entropies may be off, likewise.
 
     Examples
     --------
@@ -123,6 +143,8 @@ class Bpd(Losses):
     ((2, 1), 4.0)
     >>> losses.sample(0.5).values[:, 0].round(3).tolist()
     [1.83, 2.678]
+    >>> Bpd([-1.0, -2.0], vocab_size=16, epsilon_nats=0.01).sample(0.5).values[:, 0].round(3).tolist()
+    [1.845, 2.692]
     """
 
     log2_q: np.ndarray
@@ -130,6 +152,8 @@ class Bpd(Losses):
     entropies: np.ndarray | None = None
     alphas: np.ndarray | None = None
     alpha_range: tuple[float, float] | None = None
+    epsilon_nats: float = 0.0
+    entropy_epsilon_bits: float = 0.0
 
     def __post_init__(self):
         vocab_size = checks.integer("vocab_size", self.vocab_size, 2)
@@ -139,6 +163,9 @@ class Bpd(Losses):
         entropies = checks.entropies(self.entropies, "log2_q", log2_q, guess)
         self._set(log2_q=log2_q, vocab_size=vocab_size, alphas=alphas, alpha_range=alpha_range)
         self._set(shape=log2_q.shape, metric="bpd", random_guess=guess, entropies=entropies)
+        self._set(epsilon_nats=checks.real("epsilon_nats", self.epsilon_nats, 0))
+        entropy_epsilon = checks.real("entropy_epsilon_bits", self.entropy_epsilon_bits, 0)
+        self._set(entropy_epsilon_bits=entropy_epsilon, entropy_epsilon=entropy_epsilon)
 
     def options(self, grids):
         """List the constant weights; (None,) for a head."""
@@ -161,11 +188,22 @@ class Bpd(Losses):
         values = smoothed_losses(self.log2_q[part], weights, self.vocab_size)
         low, high = bpd_interval(smallest, self.vocab_size)
         lows, highs = interval_ends(weights, self.vocab_size)
-        return Sample(values, low, high, lows, highs, self.choices(option))
+        inner = None
+        if self.epsilon_nats and self.alphas is not None:  # the weights are scores, too
+            factor, greatest = math.exp(self.epsilon_nats), self.choices(option)["alpha_max"]
+            inner = interval_ends(np.minimum(weights * factor, greatest), self.vocab_size)
+            lows, highs = interval_ends(np.maximum(weights / factor, smallest), self.vocab_size)
+        if self.epsilon_nats:
+            values = np.minimum(values + self.epsilon_nats / math.log(2), highs)
+        return Sample(values, low, high, lows, highs, self.choices(option), inner)
 
     def without_head(self):
         """Leave the head aside."""
         return replace(self, alphas=None, alpha_range=None)
+
+    def as_recorded(self):
+        """Take scores, weights and entropies for exact."""
+        return replace(self, epsilon_nats=0.0, entropy_epsilon_bits=0.0)
 
 
 def _head(alphas, alpha_range, log2_q):
@@ -243,6 +281,8 @@ class Bounded(Losses):
     random_guess : float, optional
     chosen : dict
         Values that were fixed to compute the losses.
+    epsilon, entropy_epsilon : float
+        By how much the losses and the entropies may be off, either way.
 
     Examples
     --------
@@ -257,6 +297,8 @@ class Bounded(Losses):
     metric: str = "loss"
     random_guess: float | None = None
     chosen: dict = field(default_factory=dict)
+    epsilon: float = 0.0
+    entropy_epsilon: float = 0.0
 
     def __post_init__(self):
         low, high = checks.real("low", self.low), checks.real("high", self.high)
@@ -265,6 +307,8 @@ class Bounded(Losses):
         values = checks.inside("losses", checks.draws("losses", self.values), low, high)
         entropies = checks.entropies(self.entropies, "losses", values, math.inf)
         self._set(values=values, low=low, high=high, entropies=entropies, shape=values.shape)
+        for name in ("epsilon", "entropy_epsilon"):
+            self._set(**{name: checks.real(name, getattr(self, name), 0)})
 
     def choices(self, option):
         """Give the values that were fixed beforehand."""
@@ -273,7 +317,14 @@ class Bounded(Losses):
     def sample(self, option, part=ALL):
         """Select the losses of the slice `part`; `option` is None."""
         interval = self.low, self.high
-        return Sample(self.values[part], *interval, *interval, self.choices(option))
+        values = self.values[part]
+        if self.epsilon:
+            values = np.minimum(values + self.epsilon, self.high)
+        return Sample(values, *interval, *interval, self.choices(option))
+
+    def as_recorded(self):
+        """Take losses and entropies for exact."""
+        return replace(self, epsilon=0.0, entropy_epsilon=0.0)
 
 
 class Document(Bounded):
@@ -287,7 +338,7 @@ class Document(Bounded):
     """
 
     @classmethod
-    def bpd(cls, log2_q, tokens_per_document, vocab_size, alpha):
+    def bpd(cls, log2_q, tokens_per_document, vocab_size, alpha, epsilon_nats=0.0):
         """Average bits per token over each document.
 
         Parameters
@@ -298,11 +349,15 @@ class Document(Bounded):
         vocab_size : int
         alpha : float
             Constant smoothing weight in (0, 1).
+        epsilon_nats : float
+            As for `Bpd`; a mean is off by no more than its tokens are.
         """
         means = document_means(smoothed_losses(log2_q, alpha, vocab_size), tokens_per_document)
         guess = random_guess_bpd(vocab_size)
         low, high = bpd_interval(alpha, vocab_size)
-        return cls(means, low, high, metric="bpd", random_guess=guess, chosen={"alpha": alpha})
+        epsilon = checks.real("epsilon_nats", epsilon_nats, 0) / math.log(2)
+        facts = {"metric": "bpd", "random_guess": guess, "chosen": {"alpha": alpha}, "epsilon": epsilon}
+        return cls(means, low, high, **facts)
 
     @classmethod
     def topk(cls, ranks, tokens_per_document, vocab_size, k):

@@ -1,12 +1,12 @@
-"""Bounds as functions of arrays: thin calls of the methods, for use without the pipeline."""
+"""Bounds on any losses and on top-k errors as functions: thin calls of the methods, without the pipeline."""
 
 import math
 
 from tokenbounds.bounds import checks
-from tokenbounds.bounds.azuma_bounds import AzumaCertified, AzumaFormula, AzumaRigorous, azuma_terms
+from tokenbounds.bounds.azuma_bounds import AzumaCertified, AzumaFormula, azuma_terms
 from tokenbounds.bounds.betting_bounds import Betting, product_terms
 from tokenbounds.bounds.complexity import grid_terms, split_delta, split_delta_paper, total_nats
-from tokenbounds.bounds.draws import Bounded, Bpd, TopK
+from tokenbounds.bounds.draws import Bounded, TopK
 from tokenbounds.bounds.grids import Grids
 from tokenbounds.bounds.interface import Claim
 
@@ -49,7 +49,7 @@ def azuma(empirical_risk, interval, complexity_nats, m, n, delta=0.05):
     return checks.real("empirical_risk", empirical_risk) + math.fsum(terms)
 
 
-def azuma_losses(losses, low, high, message_bits, m, *, delta=0.05, extra_bits=0.0, numeric_slack_bits=0.0):
+def azuma_losses(losses, low, high, message_bits, m, *, delta=0.05, extra_bits=0.0):
     """Compute the paper's formula on arbitrary losses in [low, high], such as one mean loss per document.
 
     Nothing is chosen and the interval is constant, so this is a certificate for a fixed m. Never capped.
@@ -64,16 +64,27 @@ def azuma_losses(losses, low, high, message_bits, m, *, delta=0.05, extra_bits=0
     >>> round(azuma_losses([0.2, 0.4, 0.6] * 100, 0, 1, message_bits=800, m=10**6).value, 3)
     0.488
     """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits)
+    claim = Claim(message_bits, m, delta, extra_bits)
     return AzumaFormula().bound(Bounded(losses, low, high), claim)
 
 
 def azuma_certified_losses(
-    losses, low, high, message_bits, m, *, delta=0.05, extra_bits=0.0, numeric_slack_bits=0.0, candidates=1
+    losses,
+    low,
+    high,
+    message_bits,
+    m,
+    *,
+    delta=0.05,
+    grids=None,
+    extra_bits=0.0,
+    epsilon=0.0,
+    candidates=1,
 ):
     """Compute the Azuma bound on arbitrary losses in [low, high] with our split of delta, from all draws.
 
-    Nothing is chosen on the draws, so no pilot is set aside. Parameters as for `betting_losses`.
+    Lambda is chosen from interval and complexity alone, so no pilot is set aside. Parameters as for
+    `betting_losses`.
 
     Returns
     -------
@@ -85,110 +96,11 @@ def azuma_certified_losses(
     >>> round(bound.value, 3), bound.n_pilot
     (0.488, 0)
     """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits, candidates)
-    return AzumaCertified().bound(Bounded(losses, low, high), claim)
+    claim = Claim(message_bits, m, delta, extra_bits, candidates, grids or Grids())
+    return AzumaCertified().bound(Bounded(losses, low, high, epsilon=epsilon), claim)
 
 
-def azuma_bpd(
-    log2_q,
-    vocab_size,
-    message_bits,
-    m,
-    *,
-    delta=0.05,
-    grids=None,
-    alphas=None,
-    alpha_range=None,
-    extra_bits=0.0,
-    numeric_slack_bits=0.0,
-):
-    """Compute the paper's formula on bits per token: the best weight of ``grids.alpha``, or a head.
-
-    It reproduces the paper's numbers and is not a certificate: the weight is chosen on the draws that
-    estimate the risk, and with a head the statement is false in general (docs/theory.md, section 3). Never
-    capped. Parameters as for `betting_bpd`.
-
-    Returns
-    -------
-    Bound
-
-    Examples
-    --------
-    >>> log2_q = [-1.0, -2.0, -3.0, -10.0] * 250
-    >>> bound = azuma_bpd(log2_q, vocab_size=32_000, message_bits=8 * 10**6, m=10**9)
-    >>> round(bound.value, 3), bound.choices["alpha"]
-    (5.808, 0.1)
-    """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits, grids=grids or Grids())
-    return AzumaFormula().bound(Bpd(log2_q, vocab_size, None, alphas, alpha_range), claim)
-
-
-def azuma_certified_bpd(
-    log2_q,
-    vocab_size,
-    message_bits,
-    m,
-    *,
-    delta=0.05,
-    grids=None,
-    extra_bits=0.0,
-    numeric_slack_bits=0.0,
-    candidates=1,
-):
-    """Compute the Azuma bound on bits per token, a constant weight chosen on the pilot, from the other draws.
-
-    Valid because the interval is constant; delta1 = .001 delta, delta2 = .999 delta. Parameters as for
-    `betting_bpd`.
-
-    Returns
-    -------
-    Bound
-
-    Examples
-    --------
-    >>> log2_q = [-1.0, -2.0, -3.0, -10.0] * 250
-    >>> bound = azuma_certified_bpd(log2_q, vocab_size=32_000, message_bits=8 * 10**6, m=10**9)
-    >>> round(bound.value, 3), bound.n_pilot
-    (5.846, 100)
-    """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits, candidates, grids or Grids())
-    return AzumaCertified().bound(Bpd(log2_q, vocab_size), claim)
-
-
-def azuma_rigorous_bpd(
-    log2_q,
-    vocab_size,
-    message_bits,
-    m,
-    *,
-    delta=0.05,
-    grids=None,
-    alphas=None,
-    alpha_range=None,
-    extra_bits=0.0,
-    numeric_slack_bits=0.0,
-    candidates=1,
-):
-    """Compute the Azuma bound on bits per token that allows the smoothing to vary with the context.
-
-    See `tokenbounds.bounds.azuma_bounds.AzumaRigorous`; m is taken as fixed. Parameters as for `betting_bpd`.
-
-    Returns
-    -------
-    Bound
-
-    Examples
-    --------
-    >>> log2_q, alphas = [-1.0, -2.0, -3.0, -10.0] * 250, [0.02, 0.05, 0.05, 0.4] * 250
-    >>> head = {"alphas": alphas, "alpha_range": (0.01, 0.5)}
-    >>> round(azuma_rigorous_bpd(log2_q, vocab_size=32_000, message_bits=8 * 10**6, m=10**9, **head).value, 3)
-    5.531
-    """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits, candidates, grids or Grids())
-    return AzumaRigorous().bound(Bpd(log2_q, vocab_size, None, alphas, alpha_range), claim)
-
-
-def azuma_topk(ranks, k, vocab_size, message_bits, m, *, delta=0.05, extra_bits=0.0, numeric_slack_bits=0.0):
+def azuma_topk(ranks, k, vocab_size, message_bits, m, *, delta=0.05, extra_bits=0.0):
     """Compute the paper's formula on the top-k error, from all draws; never capped.
 
     Parameters as for `betting_topk`.
@@ -203,14 +115,14 @@ def azuma_topk(ranks, k, vocab_size, message_bits, m, *, delta=0.05, extra_bits=
     >>> round(azuma_topk(ranks, 10, vocab_size=32_000, message_bits=8 * 10**6, m=10**9).value, 3)
     0.341
     """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits)
+    claim = Claim(message_bits, m, delta, extra_bits)
     return AzumaFormula().bound(TopK(ranks, vocab_size, k), claim)
 
 
 def azuma_certified_topk(
-    ranks, k, vocab_size, message_bits, m, *, delta=0.05, extra_bits=0.0, numeric_slack_bits=0.0, candidates=1
+    ranks, k, vocab_size, message_bits, m, *, delta=0.05, grids=None, extra_bits=0.0, candidates=1
 ):
-    """Compute the Azuma bound on the top-k error with our split of delta, from all draws: nothing is chosen.
+    """Compute the Azuma bound on the top-k error with our split of delta, from all draws.
 
     Parameters as for `betting_topk`.
 
@@ -224,7 +136,7 @@ def azuma_certified_topk(
     >>> round(azuma_certified_topk(ranks, 10, vocab_size=32_000, message_bits=8 * 10**6, m=10**9).value, 3)
     0.341
     """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits, candidates)
+    claim = Claim(message_bits, m, delta, extra_bits, candidates, grids or Grids())
     return AzumaCertified().bound(TopK(ranks, vocab_size, k), claim)
 
 
@@ -281,7 +193,8 @@ def betting_losses(
     delta=0.05,
     grids=None,
     extra_bits=0.0,
-    numeric_slack_bits=0.0,
+    epsilon=0.0,
+    entropy_epsilon=0.0,
     candidates=1,
 ):
     """Compute the betting bound on arbitrary losses in [low, high], such as the mean loss of each document.
@@ -298,8 +211,8 @@ def betting_losses(
         C, whole bits of the message, >= 2.
     extra_bits : float or dict of str to float
         Choices made after seeing the data that are not in the message and not in `grids`, in bits.
-    numeric_slack_bits : float
-        Added to the value, in the unit of the losses; see `numeric_slack_bits`.
+    epsilon, entropy_epsilon : float
+        By how much the losses and the entropies may be off, either way, each in its own unit.
     candidates : int
         Number N of results from which this one may be selected after seeing the draws; the draws' share of
         delta becomes delta2 / N. To claim several metrics at once, pass ``delta / number`` instead.
@@ -321,65 +234,9 @@ def betting_losses(
     >>> round(bound.value, 3), round(bound.empirical_risk, 3), bound.n_pilot
     (0.36, 0.3, 40)
     """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits, candidates, grids or Grids())
-    return Betting().bound(Bounded(losses, low, high, entropies), claim)
-
-
-def betting_bpd(
-    log2_q,
-    vocab_size,
-    message_bits,
-    m,
-    *,
-    entropies=None,
-    delta=0.05,
-    grids=None,
-    alphas=None,
-    alpha_range=None,
-    extra_bits=0.0,
-    numeric_slack_bits=0.0,
-    candidates=1,
-):
-    """Compute the betting bound on bits per token: Theorem C, chosen on a pilot, from the other draws.
-
-    See docs/theory.md, sections 4 and 5.
-
-    Parameters
-    ----------
-    log2_q : array_like, (n,) or (n, S)
-        log2 of the model's probability of each scored token, <= 0 (up to 1e-9 of rounding), in draw order;
-        rows are windows of S tokens.
-    vocab_size : int
-        V >= 2.
-    message_bits, m, delta, grids, extra_bits, numeric_slack_bits, candidates
-        As for `betting_losses`; for windows m is ``S floor(M / S)`` of a corpus of M tokens.
-    entropies : array_like, like log2_q, optional
-        Entropy of q given each context, in bits, in [0, log2 V]; centres the bets. None: no centring, and no
-        complexity term for it.
-    alphas : array_like, like log2_q, optional
-        Weights of a smoothing head at each token; None chooses one constant weight from ``grids.alpha``.
-    alpha_range : (float, float), optional
-        Declared clip of the head, required with `alphas`: every weight lies in it.
-
-    Returns
-    -------
-    Bound
-
-    Raises
-    ------
-    InputError
-        As for `betting_losses`; also for log2_q > 0, entropies or weights outside their range, and shapes
-        that differ.
-
-    Examples
-    --------
-    >>> log2_q, entropies = [-1.0, -2.0, -3.0, -10.0] * 250, [1.5, 2.0, 2.5, 6.0] * 250
-    >>> bound = betting_bpd(log2_q, vocab_size=32_000, message_bits=8 * 10**6, m=10**9, entropies=entropies)
-    >>> round(bound.value, 3), bound.random_guess > bound.value, bound.choices["centre_linear"]
-    (4.748, True, 1.0)
-    """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits, candidates, grids or Grids())
-    return Betting().bound(Bpd(log2_q, vocab_size, entropies, alphas, alpha_range), claim)
+    claim = Claim(message_bits, m, delta, extra_bits, candidates, grids or Grids())
+    errors = {"epsilon": epsilon, "entropy_epsilon": entropy_epsilon}
+    return Betting().bound(Bounded(losses, low, high, entropies, **errors), claim)
 
 
 def betting_topk(
@@ -392,7 +249,6 @@ def betting_topk(
     delta=0.05,
     grids=None,
     extra_bits=0.0,
-    numeric_slack_bits=0.0,
     candidates=1,
 ):
     """Compute the betting bound on the top-k error, from the exact limit for 0-1 losses (docs/theory.md, 5).
@@ -406,7 +262,7 @@ def betting_topk(
         1 <= k <= V - 1.
     vocab_size : int
         V >= 2.
-    message_bits, m, delta, grids, extra_bits, numeric_slack_bits, candidates
+    message_bits, m, delta, grids, extra_bits, candidates
         As for `betting_losses`.
 
     Returns
@@ -424,5 +280,5 @@ def betting_topk(
     >>> round(bound.value, 3), bound.empirical_risk
     (0.322, 0.25)
     """
-    claim = Claim(message_bits, m, delta, extra_bits, numeric_slack_bits, candidates, grids or Grids())
+    claim = Claim(message_bits, m, delta, extra_bits, candidates, grids or Grids())
     return Betting().bound(TopK(ranks, vocab_size, k), claim)

@@ -24,6 +24,15 @@ def logit_spaced(low, high, count):
     return tuple(float(p) for p in 1 / (1 + np.exp(-logits)))
 
 
+EXPONENT_LIMIT = 400  # lambda from 2^-100 to 2^100: far beyond every use, and far from overflow
+
+
+def _exponent(name, value):
+    if abs(checks.real(name, value)) > EXPONENT_LIMIT:
+        raise InputError(f"{name} is {value!r}; expected a number from {-EXPONENT_LIMIT} to {EXPONENT_LIMIT}")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class Grids:
     """Values that each free parameter of a bound may take (docs/theory.md, section 4).
@@ -44,8 +53,11 @@ class Grids:
         w / D in (0, 1]: reach of the bet below the upper end, relative to the loss interval D.
     sampling_bet_sizes : tuple of float
         b in (0, 1), for the mean over the draws.
+    freedman_fractions : tuple of float
+        s in (0, 1); the multiplier of the Freedman bound is lambda = s / D.
     lambda_exponents : tuple of int or float
-        j of the multipliers ``2^(j/2) sqrt(8 kappa) / Delta`` of the rigorous Azuma bound.
+        j of the multipliers ``lambda = 2^(j/4)``, per unit of loss, of the certified Azuma bounds. They
+        depend on neither m nor kappa (docs/theory.md, section 11).
 
     Raises
     ------
@@ -65,7 +77,8 @@ class Grids:
     centre_quadratic: tuple[float, ...] = (0.0, 0.03, 0.06)
     centre_widths: tuple[float, ...] = (0.6, 0.8, 1.0)
     sampling_bet_sizes: tuple[float, ...] = logit_spaced(0.01, 0.98, 32)
-    lambda_exponents: tuple[float, ...] = (-4, -3, -2, -1, 0, 1, 2, 3, 4)
+    freedman_fractions: tuple[float, ...] = logit_spaced(1e-3, 0.9995, 64)
+    lambda_exponents: tuple[float, ...] = tuple(range(-96, 32))  # lambda from 6e-8 to 215
 
     def __post_init__(self):
         ranges = {
@@ -73,6 +86,8 @@ class Grids:
             "bet_sizes": checks.open_unit,
             "centre_widths": checks.smoothing,
             "sampling_bet_sizes": checks.open_unit,
+            "freedman_fractions": checks.open_unit,
+            "lambda_exponents": _exponent,
         }
         for field in fields(self):
             values = tuple(getattr(self, field.name))
@@ -90,15 +105,24 @@ class Grids:
 def grids_of(settings):
     """Build the grids that a `bounds` section of the configuration describes, its defaults filled in.
 
+    A grid is a list, or ``{low, high, count}`` for numbers spaced as by `logit_spaced`, or ``{low, high}``
+    for the whole numbers from low to high.
+
     Examples
     --------
     >>> from dataclasses import asdict
     >>> settings = asdict(Grids()) | {"bet_sizes": {"low": 0.01, "high": 0.99, "count": 3}}
-    >>> [round(a, 3) for a in grids_of(settings).bet_sizes]
-    [0.01, 0.5, 0.99]
+    >>> settings["lambda_exponents"] = {"low": -2, "high": 2}
+    >>> grids = grids_of(settings)
+    >>> [round(a, 3) for a in grids.bet_sizes], grids.lambda_exponents
+    ([0.01, 0.5, 0.99], (-2.0, -1.0, 0.0, 1.0, 2.0))
     """
 
     def values(setting):
-        return logit_spaced(**setting) if isinstance(setting, dict) else tuple(setting)
+        if not isinstance(setting, dict):
+            return tuple(setting)
+        if "count" in setting:
+            return logit_spaced(**setting)
+        return tuple(range(setting["low"], setting["high"] + 1))
 
     return Grids(**{field.name: values(settings[field.name]) for field in fields(Grids)})

@@ -3,13 +3,12 @@
 import math
 from dataclasses import dataclass, field
 
-from tokenbounds.bounds import checks
+from tokenbounds.bounds.assumptions import CONDITIONING
+from tokenbounds.bounds.checks import population
 from tokenbounds.bounds.complexity import complexity_terms, split_delta, split_delta_paper, total_nats
 from tokenbounds.bounds.draws import Bounded, Bpd, Losses, TopK
 from tokenbounds.bounds.grids import Grids
 from tokenbounds.bounds.result import Bound, assemble
-
-NOTHING_MORE = "nothing more"  # for `Method.assumes`
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,10 @@ class Claim:
         Failure probability in (0, 1).
     extra_bits : float or dict of str to float
         Choices made after seeing the data that are neither in the message nor in `grids`, in bits.
-    slack : float
-        Numeric slack in the unit of the losses, added to the value; see `numeric_slack_bits`.
     candidates : int
         Number N of results from which this one may be selected after seeing the draws; the draws' share of
-        delta becomes delta2 / N. To claim several metrics at once, use ``delta / number`` instead.
+        delta becomes delta2 / N. To claim several metrics at once, use ``delta / number`` instead. See
+        `attempts_share` for a number that is not fixed beforehand.
     grids : Grids
         Values of the free parameters.
 
@@ -45,7 +43,6 @@ class Claim:
     m: int
     delta: float = 0.05
     extra_bits: float | dict[str, float] = 0.0
-    slack: float = 0.0
     candidates: int = 1
     grids: Grids = field(default_factory=Grids)
 
@@ -60,16 +57,17 @@ class Method:
     label : str
         Name in tables, figures and descriptions.
     assumes : str
-        Assumption besides those of docs/theory.md, section 1.
+        Assumption besides those of docs/theory.md, section 1; `NOTHING_MORE` for none. Certificates add to
+        it what M is (`assumption`).
     certifies : bool
-        Whether the value is a certificate. A formula that certifies nothing has no numeric slack, and is not
-        corrected for candidates.
+        Whether the value is a certificate. A formula that certifies nothing is not corrected for candidates.
     can_bound : tuple of type
         Kinds of losses: `Bpd`, `TopK`, `Bounded` (documents are `Bounded`). The others are left out for this
         method.
 
     Examples
     --------
+    >>> from tokenbounds.bounds import NOTHING_MORE
     >>> class Largest(Method):
     ...     name, label, assumes = "largest", "largest loss", NOTHING_MORE
     ...
@@ -95,6 +93,11 @@ class Method:
     def grid_sizes(self, losses: Losses, grids: Grids) -> dict[str, int]:
         """Return the sizes of the grids that the method chooses from, by name: terms of its complexity."""
         return losses.grid_sizes(grids)
+
+    @property
+    def assumption(self):
+        """The assumption as certificates state it, with what the bounded M is."""
+        return f"{self.assumes}; {CONDITIONING}"
 
     @property
     def note(self):
@@ -141,7 +144,7 @@ class Basis:
             Whether delta is split as in the paper, which knows no candidates.
         """
         n, draw_size = losses.shape
-        m = checks.population(claim.m, n, draw_size)
+        m = population(claim.m, n, draw_size)
         delta = claim.delta
         delta1, delta2 = (
             split_delta_paper(delta, m, n) if paper_split else split_delta(delta, claim.candidates)
@@ -190,7 +193,6 @@ class Basis:
             empirical_risk=empirical_risk,
             complexity_term=complexity_term,
             subsample_term=subsample_term,
-            slack_term=checks.real("numeric_slack_bits", self.claim.slack, 0),
             capped=capped,
             delta=float(self.claim.delta),
             delta1=self.delta1,

@@ -62,22 +62,6 @@ def random_guess_topk(vocab_size, k):
     return 1 - _checked_k(k, vocab_size) / vocab_size
 
 
-def numeric_slack_bits(epsilon_nats):
-    """Compute the numeric slack of a bound in bits, ``2 eps / ln 2``.
-
-    Parameters
-    ----------
-    epsilon_nats : float
-        Largest change of a log-probability when it was scored again in another batch shape.
-
-    Examples
-    --------
-    >>> numeric_slack_bits(math.log(2))
-    2.0
-    """
-    return 2 * checks.real("epsilon_nats", epsilon_nats, 0) / math.log(2)
-
-
 def smoothed_losses(log2_q, alpha, vocab_size):
     """Compute ``X = -log2((1 - alpha) q + alpha / V)`` in bits (paper, 4.4), clipped to its interval.
 

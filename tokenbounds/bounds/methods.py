@@ -6,6 +6,7 @@ method's, its value a subclass of `tokenbounds.bounds.Method`.
 
 from tokenbounds.bounds.azuma_bounds import AzumaCertified, AzumaFormula, AzumaRigorous
 from tokenbounds.bounds.betting_bounds import Betting
+from tokenbounds.bounds.freedman_bounds import Freedman
 from tokenbounds.bounds.interface import Method
 from tokenbounds.errors import InputError
 from tokenbounds.plugins import with_plugins
@@ -33,7 +34,7 @@ def installed_methods(*own):
     return {name: method() for name, method in methods.items()}
 
 
-OWN = (AzumaFormula, AzumaCertified, AzumaRigorous, Betting)
+OWN = (AzumaFormula, AzumaCertified, AzumaRigorous, Freedman, Betting)
 METHODS = installed_methods(*OWN)
 ADDED = METHODS.keys() - {method.name for method in OWN}  # by other packages: not installed everywhere
 REFERENCE = METHODS[AzumaFormula.name]  # savings are relative to it

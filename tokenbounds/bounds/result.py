@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 class Bound:
     """Upper bound on the expected loss M with probability at least 1 - delta, with its derivation.
 
-    ``value = empirical_risk + complexity_term + subsample_term + slack_term`` unless `capped`: then the first
-    three add up to more than the largest possible loss `high`, and ``value = high + slack_term``.
+    ``value = empirical_risk + complexity_term + subsample_term`` unless `capped`: then they add up to more
+    than the largest possible loss `high`, which is the value.
 
     Attributes
     ----------
@@ -23,9 +23,9 @@ class Bound:
     metric : str
         "bpd", "top{k}" or "loss".
     empirical_risk : float
-        Mean loss of the ``n - n_pilot`` draws that estimate the mean.
-    complexity_term, subsample_term, slack_term : float
-        Cost of the hypothesis and the choices, cost of drawing n of m, and the numeric slack.
+        Mean loss of the ``n - n_pilot`` draws that estimate the mean, raised by the error of the scores.
+    complexity_term, subsample_term : float
+        Cost of the hypothesis and the choices, and cost of drawing n of m.
     capped : bool
         Whether the largest possible loss replaced the sum.
     low, high : float
@@ -39,7 +39,7 @@ class Bound:
         Tokens (or data points) in the corpus, draws, draws of the pilot, tokens in each draw.
     choices : dict
         Chosen values: alpha, bet_size, lambda, centre_linear, centre_quadratic, centre_width, g0,
-        sampling_bet_size, as far as the method has them.
+        freedman_fraction, sampling_bet_size, as far as the method has them.
     complexity_terms_bits : dict
         Terms of the complexity, itemised, in bits.
 
@@ -60,7 +60,6 @@ class Bound:
     empirical_risk: float
     complexity_term: float
     subsample_term: float
-    slack_term: float
     capped: bool
     low: float
     high: float
@@ -91,17 +90,16 @@ class Bound:
         return dataclasses.asdict(self)
 
 
-def assemble(*, high, empirical_risk, complexity_term, subsample_term, slack_term, capped=True, **rest):
-    """Build a `Bound` from its terms, their sum without slack at most `high` unless `capped` is False."""
+def assemble(*, high, empirical_risk, complexity_term, subsample_term, capped=True, **rest):
+    """Build a `Bound` from its terms, their sum at most `high` unless `capped` is False."""
     terms = [float(term) for term in (empirical_risk, complexity_term, subsample_term)]
     total = math.fsum(terms)
     hit = bool(capped and total > high)
     return Bound(
-        value=(float(high) if hit else total) + float(slack_term),
+        value=float(high) if hit else total,
         empirical_risk=terms[0],
         complexity_term=terms[1],
         subsample_term=terms[2],
-        slack_term=float(slack_term),
         capped=hit,
         high=float(high),
         **rest,

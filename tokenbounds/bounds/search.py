@@ -29,11 +29,49 @@ class Centre(NamedTuple):
 
         Here ``w = width (high - low)``. Returns (n, S), or a scalar without entropies H.
         """
-        unclipped = sample.low
-        if entropies is not None:
-            unclipped = sample.low + entropies * (self.linear + self.quadratic * entropies)
         least = np.maximum(sample.lows, sample.highs - self.width * sample.range)
-        return np.clip(unclipped, least, sample.highs)
+        return np.clip(self._unclipped(sample, entropies), least, sample.highs)
+
+    def ends(self, sample, entropies, epsilon):
+        """Compute the least and the greatest centre that entropies and weights known up to an error allow.
+
+        The least is not below ``X - w``: lower centres, which X rules out, have a lower Z than that one.
+        """
+        w = self.width * sample.range
+        inner_lows, inner_highs = sample.inner or (sample.lows, sample.highs)
+        low, high = self._unclipped_ends(sample, entropies, epsilon)
+        least = np.clip(low, np.maximum(sample.lows, inner_highs - w), inner_highs)
+        greatest = np.clip(high, np.maximum(inner_lows, sample.highs - w), sample.highs)
+        return np.maximum(least, sample.values - w), greatest
+
+    def _unclipped(self, sample, entropies):
+        if entropies is None:
+            return sample.low
+        return sample.low + entropies * (self.linear + self.quadratic * entropies)
+
+    def _unclipped_ends(self, sample, entropies, epsilon):
+        if entropies is None:
+            return sample.low, sample.low
+        low, high = entropies - epsilon, entropies + epsilon
+        values = [self._unclipped(sample, low), self._unclipped(sample, high)]
+        if self.quadratic:  # the parabola may turn in between
+            turn = np.clip(-self.linear / (2 * self.quadratic), low, high)
+            values.append(self._unclipped(sample, turn))
+        return np.minimum.reduce(values), np.maximum.reduce(values)
+
+
+class EntropyCentre(NamedTuple):
+    """The entropy itself, clipped to the interval of all losses: the centre of the Freedman bound."""
+
+    width: float = 1.0
+
+    def at(self, sample, entropies):
+        """Compute ``Y = clip(H, low, high)``, (n, S)."""
+        return np.clip(entropies, sample.low, sample.high)
+
+    def ends(self, sample, entropies, epsilon):
+        """Compute the least and the greatest centre that entropies known up to an error allow."""
+        return self.at(sample, entropies - epsilon), self.at(sample, entropies + epsilon)
 
 
 NO_CENTRE = Centre(0.0, 0.0, 1.0)  # makes Theorem C into Theorem A
@@ -47,7 +85,17 @@ def centres(grids, centred):
     return [Centre(*form) for form in forms]
 
 
-def centred_values(sample, entropies, kappa, bets, centre):
+def product_value(centre_mean, g, multipliers):
+    """Evaluate Theorem C, ``c_mean + (1 - e^g) / lambda``."""
+    return centre_mean - np.expm1(g) / multipliers
+
+
+def linear_value(centre_mean, g, multipliers):
+    """Evaluate its linear form at g0 = 0, ``c_mean - g / lambda``, which is never less."""
+    return centre_mean - g / multipliers
+
+
+def centred_values(sample, entropies, kappa, bets, centre, value=product_value):
     """Evaluate Theorem C with the draws in the place of the corpus.
 
     Parameters
@@ -58,12 +106,14 @@ def centred_values(sample, entropies, kappa, bets, centre):
         Complexity per token in nats.
     bets : numpy.ndarray, (k,)
         Bet sizes a.
-    centre : Centre
+    centre : Centre or EntropyCentre
+    value : callable
+        `product_value` or `linear_value`.
 
     Returns
     -------
     values, g : numpy.ndarray, (k,)
-        For each bet ``c_mean + (1 - e^g) / lambda`` with ``g = mean ln(1 + lambda (c - X)) - kappa``, and g.
+        For each bet the value, with ``g = mean ln(1 + lambda (c - X)) - kappa``, and g.
     """
     width = centre.width * sample.range
     c = centre.at(sample, entropies)
@@ -73,10 +123,10 @@ def centred_values(sample, entropies, kappa, bets, centre):
     for start in range(0, distances.size, block):
         mean_logs += np.log1p(np.multiply.outer(bets, distances[start : start + block])).sum(axis=1)
     g = mean_logs / distances.size - kappa
-    return np.mean(c) - np.expm1(g) * width / bets, g
+    return value(np.mean(c), g, bets / width), g
 
 
-def best(losses, part, kappa, bets, options, centres):
+def best(losses, part, kappa, bets, options, centres, value=product_value):
     """Find the option, bet and centre with the least value on the pilot.
 
     Parameters
@@ -90,7 +140,9 @@ def best(losses, part, kappa, bets, options, centres):
         Bet sizes.
     options : sequence
         Smoothings to choose from.
-    centres : list of Centre
+    centres : list of Centre or EntropyCentre
+    value : callable
+        `product_value` or `linear_value`.
 
     Returns
     -------
@@ -107,14 +159,14 @@ def best(losses, part, kappa, bets, options, centres):
             continue
         coarse, coarse_entropies = (sample, entropies) if thin is None else _thinned(sample, entropies, thin)
         for j, centre in enumerate(centres):
-            values[i, j], gs[i, j] = centred_values(coarse, coarse_entropies, kappa, bets, centre)
+            values[i, j], gs[i, j] = centred_values(coarse, coarse_entropies, kappa, bets, centre, value)
     order = np.argsort(values, axis=None, kind="stable")
     winner = np.unravel_index(order[0], values.shape)
     if thin is not None:
         finalists = [np.unravel_index(flat, values.shape) for flat in order[:FINALISTS]]
         for i, j, k in finalists:
             if not samples[i].trivial:
-                exact = centred_values(samples[i], entropies, kappa, bets[k : k + 1], centres[j])
+                exact = centred_values(samples[i], entropies, kappa, bets[k : k + 1], centres[j], value)
                 values[i, j, k], gs[i, j, k] = (array[0] for array in exact)
         winner = min(finalists, key=lambda index: values[index])
     i, j, k = winner

@@ -3,8 +3,8 @@
 from tokenbounds.bounds import NOTHING_MORE
 from tokenbounds.bounds.methods import HEADLINE, METHODS, label_of
 
-TERMS = ("value", "empirical_risk", "complexity_term", "subsample_term", "slack_term")
-COLUMNS = {"bound": 10, "= risk": 10, "+ complexity": 14, "+ draws": 10, "+ slack": 10}  # widths of the TERMS
+TERMS = ("value", "empirical_risk", "complexity_term", "subsample_term")
+COLUMNS = {"bound": 10, "= risk": 10, "+ complexity": 14, "+ draws": 10}  # widths of the TERMS
 UNITS = {"bpd": "bits"}
 
 
@@ -35,5 +35,6 @@ def describe_certificate(certificate):
             ending = f"{entry['random_guess']:10.4f} {UNITS.get(metric, '')}{saving}{vacuous}"
             lines.append(f"  {metric:8}{label_of(name):{width}}{numbers}{ending}".rstrip())
     methods = [METHODS[name] for name in names if name in METHODS]
-    notes = [f"  {method.note}" for method in methods if method.assumes != NOTHING_MORE]
-    return "\n".join([*lines, *notes])
+    notes = [method.note for method in methods if method.assumes != NOTHING_MORE]
+    notes += [f"tokenizer: {certificate['corpus']['tokenizer']['assumes']}", *certificate["assumes"]]
+    return "\n".join([*lines, *(f"  {note}" for note in notes)])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tokenbounds.bounds import Bpd, Claim, Document, TopK, grids_of, numeric_slack_bits
+from tokenbounds.bounds import Bpd, Claim, Document, TopK, candidates_of, grids_of
 from tokenbounds.bounds.draws import document_means
 from tokenbounds.bounds.methods import HEADLINE, METHODS, REFERENCE
 from tokenbounds.errors import InputError
@@ -20,6 +20,7 @@ def metrics(
     vocab_size,
     choices_bits,
     epsilon_nats,
+    entropy_epsilon_bits,
     settings,
     mode="token",
     alpha_range=None,
@@ -41,10 +42,12 @@ def metrics(
         V.
     choices_bits : dict of str to float
         Choices that are not in the message, in bits, itemised.
-    epsilon_nats : float
-        Largest difference of a log-probability between two scorings.
+    epsilon_nats, entropy_epsilon_bits : float
+        Largest difference of a smoothed log-probability, and of an entropy, between two scorings (see
+        `tokenbounds.bounds.Bpd`). Top-k errors have none: near-ties are recorded as errors.
     settings : dict
-        The `bounds` section of the configuration, with its defaults filled in.
+        The `bounds` section of the configuration, with its defaults filled in; `candidates` and `attempt`
+        divide the draws' share of delta.
     mode : str
         "token", "window" or "document".
     alpha_range : (float, float), optional
@@ -55,27 +58,26 @@ def metrics(
     dict
         Per metric (``bpd``, ``top1``, ...): ``empirical_risk`` of all draws (unsmoothed for BPD),
         ``random_guess``, ``saving_percent``, and per method the bound as `tokenbounds.bounds.Bound.as_dict`
-        gives it, with the method's assumption.
+        gives it, with the method's assumption and what M is.
     """
     drawn = len(records["tokens_per_draw"]) if mode == "document" else records["log2_q"].shape[0]
     if drawn != n:
         raise InputError(f"{drawn} draws in the records; expected n = {n}")
-    slack, grids = numeric_slack_bits(epsilon_nats), grids_of(settings)
-    claim = Claim(bits, m, delta, choices_bits, slack, settings["candidates"], grids)
-    ranked = replace(claim, slack=0.0)  # top-k bounds are about the ranks as computed
+    claim = Claim(bits, m, delta, choices_bits, candidates_of(settings), grids_of(settings))
     top_k = [k for k in settings["top_k"] if k < vocab_size]  # no prediction can miss the other ones
     if mode == "document":
-        return _document_metrics(records, vocab_size, top_k, claim, ranked)
+        return _document_metrics(records, vocab_size, top_k, claim, epsilon_nats)
     head = {} if alpha_range is None else {"alphas": records["alpha"], "alpha_range": alpha_range}
-    losses = Bpd(records["log2_q"], vocab_size, records["entropy_bits"], **head)
+    errors = {"epsilon_nats": epsilon_nats, "entropy_epsilon_bits": entropy_epsilon_bits}
+    losses = Bpd(records["log2_q"], vocab_size, records["entropy_bits"], **head, **errors)
     entries = {"bpd": _entry(-float(records["log2_q"].mean()), [losses], claim)}
     for k in top_k:
         losses = TopK(records["rank"], vocab_size, k)
-        entries[losses.metric] = _entry(float(losses.errors.mean()), [losses], ranked)
+        entries[losses.metric] = _entry(float(losses.errors.mean()), [losses], claim)
     return entries
 
 
-def _document_metrics(records, vocab_size, top_k, claim, ranked):
+def _document_metrics(records, vocab_size, top_k, claim, epsilon_nats):
     """Compute the metrics with documents as data points and a constant smoothing (docs/theory.md, section 6).
 
     The smoothing of the bits per token is the one with the least bound on these same draws: a complexity
@@ -85,14 +87,15 @@ def _document_metrics(records, vocab_size, top_k, claim, ranked):
     terms = claim.extra_bits | {"alpha_grid": float(np.log2(len(alphas)))}
     chosen = replace(claim, extra_bits=terms, candidates=claim.candidates * len(alphas))
     # Under alpha = 1 every loss is log2 V: nothing to bound, and never the least.
-    options = [Document.bpd(log2_q, counts, vocab_size, alpha) for alpha in alphas if alpha != 1]
+    below = [alpha for alpha in alphas if alpha != 1]
+    options = [Document.bpd(log2_q, counts, vocab_size, alpha, epsilon_nats) for alpha in below]
     if not options:
         expected = "at least one smoothing below 1 for documents"
         raise InputError(f"bounds.alpha holds only 1; expected {expected}")
     entries = {"bpd": _entry(float(document_means(-log2_q, counts).mean()), options, chosen)}
     for k in top_k:
         losses = Document.topk(records["rank"], counts, vocab_size, k)
-        entries[losses.metric] = _entry(float(losses.values.mean()), [losses], ranked)
+        entries[losses.metric] = _entry(float(losses.values.mean()), [losses], claim)
     return entries
 
 
@@ -101,14 +104,17 @@ def _entry(empirical_risk, options, claim):
     bounds = {}
     for method in METHODS.values():
         if isinstance(options[0], method.can_bound):
-            claimed = claim if method.certifies else replace(claim, slack=0.0, candidates=1)
+            claimed = claim if method.certifies else replace(claim, candidates=1)
             results = [method.bound(losses, claimed) for losses in options]
             bounds[method.name] = min(results, key=lambda bound: bound.value)
     saving = 1 - bounds[HEADLINE.name].value / bounds[REFERENCE.name].value
-    assumed = {name: bound.as_dict() | {"assumes": METHODS[name].assumes} for name, bound in bounds.items()}
     return {
         "empirical_risk": empirical_risk,
         "random_guess": options[0].random_guess,
         "saving_percent": 100 * saving,
-        "bounds": assumed,
+        "bounds": {key: bound.as_dict() | _assumed(METHODS[key]) for key, bound in bounds.items()},
     }
+
+
+def _assumed(method):
+    return {"assumes": method.assumption}

@@ -4,24 +4,32 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenbounds.bounds.assumptions import CONDITIONING, DRAWS_STATEMENT, WITHOUT_BEACON
+from tokenbounds.certificates.corpus_facts import corpus_facts, tokenizer_bits
 from tokenbounds.certificates.evaluate import metrics
 from tokenbounds.certificates.files import VERSION
 from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.header import complexity_bits, read_header
 from tokenbounds.config.schema import Bounds, slice_of
-from tokenbounds.corpus.sampling import read_positions
 from tokenbounds.corpus.store import CorpusIndex
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, sha256_file
 from tokenbounds.io.provenance import provenance
-from tokenbounds.scoring.records import read_records, read_sidecars
+from tokenbounds.scoring.draws import message_draws
+from tokenbounds.scoring.records import RANK_TOLERANCE_NATS, check_draws, read_records, read_sidecars
 
-SMALLEST_EPSILON_NATS = 2e-5  # float32 rounding: the largest difference of a sample is not the largest of all
+# Where scores depend on what else is in their batch, the largest difference of a sample is not that of all.
+SMALLEST_EPSILON_NATS, SMALLEST_ENTROPY_EPSILON_BITS = 2e-5, 1e-4
 # Above it the scoring run is not reproducible enough to certify anything: a wrong dtype, or tampering.
 LARGEST_EPSILON_NATS = 0.01
+BITWISE = "scores are the same bits beside other inputs, in a sample of every part"
+NOT_BITWISE = (
+    "no score is further off than the stated epsilon, the largest difference in a sample that was scored "
+    "again beside other inputs: evidence, not proof"
+)
 
 
-def make_certificate(run, name, *, delta, settings, choices_bits, parts):
+def make_certificate(run, name, *, delta, settings, choices_bits, parts, scheme):
     """Compute all bounds of one record set and everything they rest on.
 
     Parameters
@@ -39,6 +47,8 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts):
         Choices that are not in the message, in bits, itemised.
     parts : int
         Number of record files.
+    scheme : dict
+        How draws are made: ``mode``, ``context_length``, ``window`` (of windows), ``n`` and ``beacon``.
 
     Returns
     -------
@@ -48,45 +58,49 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts):
     Raises
     ------
     InputError
-        A file is missing or torn, or the records were not computed from this message, these draws and this
+        A file is missing or torn, or the records were not computed from this message, its draws and this
         index.
     """
     run, settings = Path(run), slice_of(Bounds.model_validate(settings))
     model, codec, corpus, sampling = name.split(".")
     message_path = run / "messages" / f"{model}.{codec}.bin"
     index_path = run / "tokens" / corpus / "train" / "index.json"
-    draws_path = run / "positions" / f"{corpus}.{sampling}.parquet"
     record_paths = [run / "risk" / name / f"{part:05d}.parquet" for part in range(parts)]
-    message = read_header(message_path)
-    index = read_json(index_path)
-    sidecars = read_sidecars(record_paths, [message_path, draws_path, index_path])
-    for path, sidecar in zip(record_paths, sidecars, strict=True):
-        if not 0 <= sidecar["epsilon_nats"] <= LARGEST_EPSILON_NATS:  # not: a NaN is refused too
-            differ = f"scores differ by {sidecar['epsilon_nats']:g} nats between batch shapes"
-            raise InputError(f"{path}: {differ}; expected at most {LARGEST_EPSILON_NATS:g}")
-    epsilon_nats = max(SMALLEST_EPSILON_NATS, *(sidecar["epsilon_nats"] for sidecar in sidecars))
-    context = message.config["contexts"][sampling]
-    store = CorpusIndex(index_path.parent)
-    draws = read_positions(draws_path, store)
+    message, index = read_header(message_path), CorpusIndex(index_path.parent)
+    sidecars = read_sidecars(record_paths, [message_path, index_path])
+    n, beacon = scheme["n"], scheme["beacon"]
+    context = {key: scheme[key] for key in ("mode", "context_length", "window") if key in scheme}
+    rule = context_rule(message, context, str(message_path))
+    check_draws(record_paths, n)
+    draws, key = message_draws(message_path, index, context, n, beacon)
     bits = complexity_bits(message_path, message)
     check_path = run / "sanity_checks" / f"{model}.{codec}.json"
     facts = {
         "delta": delta,
-        "m": population(index["m_tokens"], index["documents"], context),
-        "n": len(draws),
-        "vocab_size": index["vocab_size"],
+        "m": population(index.m, index.documents, context),
+        "n": n,
+        "vocab_size": index.vocab_size,
         "choices_bits": choices_bits,
-        "epsilon_nats": epsilon_nats,
+        **numeric_facts(record_paths, sidecars, settings["top_k"]),
         "settings": settings,
     }
+    corpus_section, paid = corpus_facts(run, corpus), tokenizer_bits(run, corpus)
     return {
         "certificate": VERSION,
         "name": name,
+        "assumes": [
+            DRAWS_STATEMENT,
+            *([] if beacon else [WITHOUT_BEACON]),
+            CONDITIONING,
+            BITWISE if facts["epsilon_nats"] == facts["entropy_epsilon_bits"] == 0 else NOT_BITWISE,
+        ],
         **facts,
+        "tokenizer_bits": paid,
         "hypothesis": {
             "model": model,
             "codec": message.codec,
             "config": message.config["hypothesis"],
+            "arithmetic": message.config["contexts"]["arithmetic"],
             **({"alpha_head": message.head.config["alpha_head"]} if message.head else {}),
             "message": file_entry(run, message_path),
             "message_bytes": bits // 8,
@@ -96,16 +110,17 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts):
         "corpus": {
             "name": corpus,
             "index": file_entry(run, index_path),
-            "tokens": index["m_tokens"],
-            "documents": index["documents"],
-            **tokenizer_facts(run, corpus),
+            "identity": index.identity,
+            "tokens": index.m,
+            "documents": index.documents,
+            **corpus_section,
         },
         "sampling": {
             "name": sampling,
             **context,
-            "effective_context_length": context_rule(message, sampling, str(message_path)).length,
-            "seed": sidecars[0]["seed"],
-            "draws": file_entry(run, draws_path),
+            "effective_context_length": rule.length,
+            "beacon": beacon,
+            "key": key.hex(),
         },
         "records": [file_entry(run, path) for path in record_paths],
         **(
@@ -117,13 +132,37 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts):
             key: ", ".join(sorted({sidecar[key] for sidecar in sidecars})) for key in ("device", "dtype")
         },
         "metrics": metrics(
-            records_of(record_paths, draws, message, sampling, store),
+            records_of(record_paths, draws, message, context, index),
             bits,
-            **facts,
-            **smoothing(message, sampling),
+            **facts | {"choices_bits": choices_bits | paid},
+            **smoothing(message, context),
         ),
-        **provenance({"delta": delta, "bounds": settings, "choices_bits": choices_bits}),
+        **provenance({"delta": delta, "bounds": settings, "choices_bits": choices_bits, "sampling": scheme}),
     }
+
+
+def numeric_facts(paths, sidecars, top_k):
+    """Collect how far recorded scores may be off, from the sidecars of all parts; ranks count near-ties, so
+    those of `top_k` must not be off by more."""
+    largest = {}
+    for key, smallest in (
+        ("epsilon_nats", SMALLEST_EPSILON_NATS),
+        ("entropy_epsilon_bits", SMALLEST_ENTROPY_EPSILON_BITS),
+    ):
+        for path, sidecar in zip(paths, sidecars, strict=True):
+            if not 0 <= sidecar[key] <= LARGEST_EPSILON_NATS:  # not: a NaN is refused too
+                differ = f"{key} is {sidecar[key]!r}: scores differ beside other inputs"
+                raise InputError(f"{path}: {differ}; expected at most {LARGEST_EPSILON_NATS:g}")
+        value = max(sidecar[key] for sidecar in sidecars)
+        largest[key] = max(smallest, value) if value else 0.0
+    if top_k and largest["epsilon_nats"] > RANK_TOLERANCE_NATS / 2:
+        differ = (
+            f"epsilon_nats is {largest['epsilon_nats']:g}: tokens beyond near-ties may change places"
+        )
+        raise InputError(
+            f"{paths[0]}: {differ}; expected at most {RANK_TOLERANCE_NATS / 2:g}, or an empty bounds.top_k"
+        )
+    return largest
 
 
 def sanity_check_facts(path):
@@ -149,19 +188,6 @@ def file_entry(run, path):
     return {"path": str(path.relative_to(run)), "sha256": sha256_file(path)}
 
 
-def tokenizer_facts(run, corpus):
-    """Say where the tokenizer comes from, which documents are left out of m, and the assumption it needs."""
-    folder = run / "tokens" / corpus
-    info, roles = read_json(folder / "tokenizer" / "info.json"), read_json(folder / "documents.json")["roles"]
-    trained = info["kind"] == "train"
-    made_elsewhere = "the tokenizer was not made from the counted tokens (docs/theory.md, section 2)"
-    assumed = "nothing" if trained else made_elsewhere
-    return {
-        "tokenizer": {**{key: info[key] for key in ("kind", "sha256", "eot", "eot_id")}, "assumes": assumed},
-        "documents_left_out": {"tokenizer": roles["tokenizer"], "validation": roles["val"]},
-    }
-
-
 def population(tokens, documents, context):
     """Count m, the data points that are drawn from.
 
@@ -172,34 +198,30 @@ def population(tokens, documents, context):
     return tokens // context.get("window", 1) * context.get("window", 1)
 
 
-def smoothing(message, sampling):
+def smoothing(message, context):
     """Return the arguments of `metrics` that a hypothesis decides: sampling mode, and range of its head."""
     head = message.head.config["alpha_head"] if message.head else None
-    return {
-        "mode": message.config["contexts"][sampling]["mode"],
-        "alpha_range": head and (head["low"], head["high"]),
-    }
+    return {"mode": context["mode"], "alpha_range": head and (head["low"], head["high"])}
 
 
-def records_of(paths, draws, message, sampling, index):
+def records_of(paths, draws, message, context, index):
     """Read columns log2_q, rank, entropy_bits (and alpha) as `metrics` takes them.
 
     They are checked against the draws: every token that is due is there, once.
     """
-    context, head = message.config["contexts"][sampling], message.head is not None
-    documents = context["mode"] == "document"
+    head, documents = message.head is not None, context["mode"] == "document"
     records = read_records(paths, head=head, ragged=documents)
     names = ["log2_q", "rank", "entropy_bits", *(["alpha"] if head else [])]
     size = context.get("window", 1)
     if documents:
         first, ends = draws["position"].to_numpy(), index.ends[draws["document"].to_numpy()].astype(np.int64)
-        counts = np.minimum(ends - first, context_rule(message, sampling, str(paths[0])).length)
+        counts = np.minimum(ends - first, context_rule(message, context, str(paths[0])).length)
         expected = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
     else:
         expected = (draws["position"].to_numpy()[:, None] + np.arange(size)).ravel()
     if records["position"].size != expected.size or (records["position"] != expected).any():
         counted = f"{records['position'].size} records for {len(draws)} draws"
-        raise InputError(f"{paths[0]}: the records' positions are not the drawn ones ({counted})")
+        raise InputError(f"{paths[0]}: the records' positions are not the message's draws ({counted})")
     if documents:
         return {name: records[name] for name in names} | {"tokens_per_draw": counts}
     shape = (len(draws),) if context["mode"] == "token" else (len(draws), size)

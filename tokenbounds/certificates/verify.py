@@ -2,55 +2,43 @@
 
 import dataclasses
 import math
+import os
+import re
 from pathlib import Path
 
-import numpy as np
-
-from tokenbounds import bounds
 from tokenbounds.bounds.methods import ADDED, METHODS
+from tokenbounds.certificates.checks import Check, one_line, printable
+from tokenbounds.certificates.confined import check_place, check_run
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.certificates.make import make_certificate, population
+from tokenbounds.certificates.rescore import context_of, rescore
+from tokenbounds.certificates.retokenize import retokenize
+from tokenbounds.certificates.shape import NotWhole
 from tokenbounds.codecs.archive import compressed_again
-from tokenbounds.codecs.decode import read_message, read_model
+from tokenbounds.codecs.decode import read_message
 from tokenbounds.codecs.header import complexity_bits, published_folder
-from tokenbounds.config.schema import Sampling
-from tokenbounds.corpus.sampling import draw, read_positions
-from tokenbounds.corpus.store import CorpusIndex, TokenStore
-from tokenbounds.devices import choose_device
+from tokenbounds.corpus.store import TokenStore
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import sha256_file
-from tokenbounds.scoring.parts import draw_items
-from tokenbounds.scoring.records import read_records
-from tokenbounds.scoring.score import LN2, largest_difference, rank_interval, score_items
 
-_ENTROPY_TOLERANCE_BITS = 1e-4
-_OTHER_DEVICE_BITS = 1e-3  # another device computes a slightly different function
 TOLERANCE = 1e-12  # relative, of a bound recomputed from its records
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9][A-Za-z0-9_-]*){3}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """Outcome of one check."""
-
-    name: str
-    held: bool
-    detail: str
-
-
-def verify_certificate(path, rescore=0):
+def verify_certificate(path, *, rescored=0, retokenized=0):
     """Check a certificate against the files it names.
 
     Everything in it that follows from those files is computed again. What does not follow from them is taken
-    as stated: delta, the grids of the `bounds` section (their sizes are terms of the complexity, but that
-    they were fixed before the draws were seen cannot be known), and which models and corpora were looked at
-    before these were reported.
+    as stated; `taken_as_stated` lists it.
 
     Parameters
     ----------
     path : path
         ``results/{run}/bounds/{name}.json``; the files it names are looked for in ``results/{run}``.
-    rescore : int
-        Number of drawn items to score again with the decoded model, one at a time.
+    rescored : int or "all"
+        Number of drawn items to score again with the decoded model.
+    retokenized : int or "all"
+        Number of documents to read from their source and tokenize again.
 
     Yields
     ------
@@ -58,48 +46,106 @@ def verify_certificate(path, rescore=0):
         One per file and per property. A check that cannot be made because a file is missing or torn does not
         hold.
     """
-    path = Path(path).resolve()
-    certificate = read_certificate(path)
-    run = path.parent.parent
+    for check in _checks(Path(os.path.abspath(path)), rescored, retokenized):
+        yield dataclasses.replace(check, detail=printable(check.detail))
+
+
+def _checks(path, rescored, retokenized):
+    run = path.parent.parent.resolve()
+    try:
+        check_place(run, run / path.parent.name / path.name)
+        certificate = read_certificate(path)
+    except NotWhole as error:
+        yield Check("certificate", False, str(error))
+        return
+    except InputError as error:
+        raise InputError(printable(str(error))) from None
+    try:
+        check_run(run, certificate, path.stem)
+    except InputError as error:
+        # Nothing else is opened where some of it lies outside, or need not end.
+        yield Check("folder", False, str(error))
+        return
     yield from _guarded("files", lambda: _check_files(run, certificate))
     yield from _guarded("corpus", lambda: _check_store(run, certificate))
     yield from _guarded("message", lambda: _check_message(run, certificate))
-    yield from _guarded("draws", lambda: _check_draws(run, certificate))
     yield from _guarded("bounds", lambda: _check_bounds(run, certificate, path.stem))
-    if rescore:
-        yield from _guarded("rescore", lambda: _check_rescore(run, certificate, rescore))
+    if rescored:
+        yield from _guarded("rescore", lambda: rescore(run, certificate, rescored))
+    if retokenized:
+        yield from _guarded("retokenize", lambda: retokenize(run, certificate, retokenized))
+
+
+def taken_as_stated(certificate):
+    """List what no check of a certificate can show, one line each: whoever relies on it takes it from the
+    certificate.
+
+    Parameters
+    ----------
+    certificate : dict
+        One that `verify_certificate` has checked.
+
+    Returns
+    -------
+    list of str
+    """
+    settings, sampling = certificate["settings"], certificate["sampling"]
+    corpus, where = certificate["corpus"], certificate["scored_on"]
+    beacon = repr(sampling["beacon"]) if sampling["beacon"] else "none"
+    candidates = settings["candidates"]
+    grids = ", ".join(key for key in sorted(settings) if key not in ("candidates", "top_k", "attempt"))
+    tokenizer = corpus["tokenizer"]["assumes"]
+    return [
+        f"delta = {certificate['delta']:g}, fixed before any draw was known",
+        f"n = {certificate['n']:,}, fixed before any draw was known",
+        f"beacon {beacon}: not known when message and index were fixed",
+        f"candidates = {candidates}: no more results than these were computed to choose from",
+        f"grids fixed beforehand: {grids}",
+        f"tokenizer: {tokenizer}",
+        f"text: '{corpus['name']}' is what the certificate is read to be about",
+        f"device {where['device']}, arithmetic {where['dtype']}: the program that is bounded ran there",
+    ]
 
 
 def _check_files(run, certificate):
     for name, item in _named_files(certificate):
-        digest = sha256_file(run / item["path"]) if (run / item["path"]).exists() else "missing"
+        digest = sha256_file(_inside(run, item["path"]))
         held = digest == item["sha256"]
-        yield Check(
-            name,
-            held,
-            f"{item['path']} sha256 {digest[:16]}" + ("" if held else f", expected {item['sha256'][:16]}"),
-        )
+        found = f"{item['path']} sha256 {digest[:16]}"
+        yield Check(name, held, found + ("" if held else f", expected {str(item['sha256'])[:16]}"))
+
+
+def _inside(run, name):
+    """Return the path of a file that a certificate names; an `InputError` if it is none, or not below the
+    run's folder."""
+    path = (run / name).resolve()
+    if not path.is_relative_to(run.resolve()):
+        raise InputError(f"{name}: outside the run's folder; expected a file in {run.name}/")
+    if not path.is_file():
+        raise InputError(f"{name}: no such file in {run.name}/")
+    return path
 
 
 def _named_files(certificate):
     yield "message file", certificate["hypothesis"]["message"]
     yield "index file", certificate["corpus"]["index"]
-    yield "draws file", certificate["sampling"]["draws"]
     for number, item in enumerate(certificate["records"]):
         yield f"records file {number}", item
 
 
 def _guarded(name, check):
+    """Yield the checks of a generator; any exception ends them with one that did not hold.
+
+    An edited certificate or sidecar can hold anything anywhere; whatever follows from that, the check was not
+    passed."""
     try:
         yield from check()
     except InputError as error:
         yield Check(name, False, str(error))
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        # An edited certificate or sidecar can hold anything anywhere; whatever follows from that, the check
-        # was not passed.
-        yield Check(
-            name, False, f"cannot be checked ({type(error).__name__}: {' '.join(str(error).split())})"
-        )
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # libraries in Rust raise a PanicException, which is no Exception
+        yield Check(name, False, f"cannot be checked ({one_line(error)})")
 
 
 def _check_store(run, certificate):
@@ -111,6 +157,7 @@ def _check_store(run, certificate):
         certificate["m"] == expected
         and corpus["tokens"] == store.m
         and certificate["vocab_size"] == store.vocab_size
+        and corpus["identity"] == store.identity
     )
     detail = f"all token shards are those of the index, EOTs where it says that documents end; m = {expected}"
     yield Check("corpus", held, detail + f", certificate says {certificate['m']}")
@@ -121,59 +168,47 @@ def _check_message(run, certificate):
     path = run / hypothesis["message"]["path"]
     message = read_message(path)
     bits = complexity_bits(path, message)
-    context = {key: certificate["sampling"].get(key) for key in ("mode", "context_length", "window")}
-    named = message.config["contexts"].get(certificate["sampling"]["name"], {})
-    same = message.config["hypothesis"] == hypothesis["config"] and context == {
-        key: named.get(key) for key in context
+    schemes, head = message.config["contexts"]["schemes"], message.head
+    stated = {
+        "config": message.config["hypothesis"],
+        "arithmetic": message.config["contexts"]["arithmetic"],
+        "codec": message.codec,
+        "message_bits": bits,
     }
-    head = message.head.config["alpha_head"] if message.head else None
-    held = same and bits == hypothesis["message_bits"] and hypothesis.get("alpha_head") == head
-    family, schemes = message.config["hypothesis"]["family"], len(message.config["contexts"])
+    held = all(hypothesis[key] == value for key, value in stated.items())
+    held = held and hypothesis.get("alpha_head") == (head.config["alpha_head"] if head else None)
+    held = held and context_of(certificate) in schemes
+    family = message.config["hypothesis"]["family"]
     yield Check(
         "message", held, f"decodes to {len(message.tensors)} tensors of a {family} model; C(h) = {bits} bits"
     )
     if "files" in message.config:
-        size, stated = compressed_again(message, published_folder(path)), message.config["compressed_bytes"]
-        detail = f"the published files are the message's and compress to {size} bytes; {stated} are stated"
-        yield Check("size", size <= stated, detail)
+        size, named = compressed_again(message, published_folder(path)), message.config["compressed_bytes"]
+        detail = f"the published files are the message's and compress to {size} bytes; {named} are stated"
+        yield Check("size", size <= named, detail)
     # The message holds the contexts of all sampling schemes: which of them a certificate is about is a
     # choice, and a term of the complexity.
-    needed, stated = math.log2(schemes), certificate["choices_bits"].get("sampling scheme", 0)
-    detail = f"{stated:g} bits are stated for the choice of one of {schemes} schemes, {needed:g} are needed"
-    yield Check("choices", stated >= needed, detail)
-
-
-def _check_draws(run, certificate):
-    sampling, corpus = certificate["sampling"], certificate["corpus"]
-    index = CorpusIndex((run / corpus["index"]["path"]).parent)
-    draws = read_positions(run / sampling["draws"]["path"], index)
-    scheme = Sampling.model_validate(
-        {
-            "n": certificate["n"],
-            **{key: sampling[key] for key in ("mode", "context_length", "window") if key in sampling},
-        }
+    needed, paid = math.log2(len(schemes)), certificate["choices_bits"].get("sampling scheme", 0)
+    detail = (
+        f"{paid:g} bits are stated for the choice of one of {len(schemes)} schemes, {needed:g} are needed"
     )
-    held = draws.equals(draw(index, scheme, sampling["seed"], corpus["name"]))
-    yield Check(
-        "draws",
-        held,
-        f"{len(draws)} draws {'are' if held else 'are not'} the stream of seed {sampling['seed']}, in order",
-    )
+    yield Check("choices", paid >= needed, detail)
 
 
 def _check_bounds(run, certificate, name):
     stated = {key: certificate[key] for key in ("delta", "settings", "choices_bits")}
-    again = make_certificate(run, name, **stated, parts=len(certificate["records"]))
+    scheme = context_of(certificate) | {"n": certificate["n"], "beacon": certificate["sampling"]["beacon"]}
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name:.80}: expected MODEL.CODEC.CORPUS.SAMPLING as the certificate's name")
+    again = make_certificate(run, name, **stated, parts=len(certificate["records"]), scheme=scheme)
     # It may have been made with other versions than those that check it.
     here = {key: certificate.get(key) for key in ("versions", "commit")}
     again = _with_stated_methods(again, certificate)
     different = list(_differences(certificate, again | here))
     count = sum(len(metric["bounds"]) for metric in again["metrics"].values())
-    detail = (
-        f"{different[0]} ({len(different)} differences)"
-        if different
-        else f"{count} bounds recomputed from the records are the same to {TOLERANCE:g}"
-    )
+    detail = f"draws derived from the message, {count} bounds recomputed: the same to {TOLERANCE:g}"
+    if different:
+        detail = f"{different[0]} ({len(different)} differences)"
     yield Check("bounds", not different, detail)
 
 
@@ -208,57 +243,12 @@ def _differences(stated, expected, place=""):
         # not a comparison with >: a NaN differs from everything
         if not abs(stated - expected) <= TOLERANCE * max(1.0, abs(expected)):
             yield f"{place} is {stated!r}, recomputed {expected!r}"
-    elif stated != expected:
+    elif isinstance(stated, list) and isinstance(expected, list) and len(stated) == len(expected):
+        for number, pair in enumerate(zip(stated, expected, strict=True)):
+            yield from _differences(*pair, f"{place}[{number}]")
+    elif type(stated) is not type(expected) or stated != expected:  # true is 1 in Python
         yield f"{place} is {stated!r}, recomputed {expected!r}"
 
 
 def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_rescore(run, certificate, count):
-    sampling, device_name = certificate["sampling"], certificate["scored_on"]["device"]
-    tolerance_bits = bounds.numeric_slack_bits(certificate["epsilon_nats"])
-    try:
-        device = choose_device(device_name)
-    except InputError:
-        device = choose_device("cpu")
-        tolerance_bits = max(tolerance_bits, _OTHER_DEVICE_BITS)
-        device_name = f"{device_name}, checked on cpu"
-    message, model = read_model(run / certificate["hypothesis"]["message"]["path"], device)
-    store = TokenStore((run / certificate["corpus"]["index"]["path"]).parent)
-    items = list(draw_items(message, store, run / sampling["draws"]["path"], sampling["name"]))
-    # Not a seeded sample: whoever made the records must not know which ones are looked at.
-    chosen = sorted(np.random.default_rng().choice(len(items), size=min(count, len(items)), replace=False))
-    paths = [run / item["path"] for item in certificate["records"]]
-    records = read_records(paths, head=message.head is not None, ragged=sampling["mode"] == "document")
-    starts = np.cumsum([0, *(item.targets.size for item in items)])
-    scored = score_items(model, [items[i] for i in chosen], batch_tokens=1, name=certificate["name"])
-    differences, wrong = [], []
-    for i, columns in zip(chosen, scored, strict=True):
-        recorded = {key: column[starts[i] : starts[i + 1]] for key, column in records.items()}
-        names = ["log2_q", "rank", "entropy_bits", "alpha"][: len(columns)]
-        differences.append(largest_difference([recorded[key] for key in names], columns) / LN2)
-        wrong += _wrong_columns(model, items[i], recorded, columns, tolerance_bits)
-    difference = float(np.max(differences))  # a NaN stays one
-    others = "ranks, entropies and contexts as recorded"
-    if wrong:
-        others = f"not as recorded: {wrong[0]} ({len(wrong)} differences)"
-    detail = f"{len(chosen)} items scored again ({device_name}) differ by at most {difference:.2g} bits"
-    detail += f", {tolerance_bits:.2g} are allowed; {others}"
-    yield Check("rescore", difference <= tolerance_bits and not wrong, detail)
-
-
-def _wrong_columns(model, item, recorded, scored, tolerance_bits):
-    """Name the recorded columns of an item that its scoring again does not confirm."""
-    entropy_tolerance = max(tolerance_bits, _ENTROPY_TOLERANCE_BITS)
-    least, greatest = rank_interval(model, item, LN2 * entropy_tolerance)
-    confirmed = {
-        # also by itself: the bounds with a constant smoothing do not know the head's
-        "log2_q": np.abs(recorded["log2_q"] - scored[0]) <= tolerance_bits,
-        "entropy_bits": np.abs(recorded["entropy_bits"] - scored[2]) <= entropy_tolerance,
-        "rank": (least <= recorded["rank"]) & (recorded["rank"] <= greatest),
-        "context_length": recorded["context_length"] == item.contexts,
-        "document": recorded["document"] == item.document,
-    }
-    return [f"{key} of draw {item.draw}" for key, held in confirmed.items() if not held.all()]

@@ -6,23 +6,24 @@ not kept::
 
     C(h) = 8 (bytes of the frame + compressed bytes of the files)
 
-The frame names the compressor: the choice of the smallest among several is part of the message and adds no
-complexity term.
+The model is read from a folder that holds links to the named files and nothing else, and these must be the
+files that such a model consists of: what is not counted cannot be read. The frame names the compressor: the
+choice of the smallest among several is part of the message and adds no complexity term.
 """
 
+import contextlib
+import tempfile
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import PositiveInt
 
 from tokenbounds.codecs.base import Codec
 from tokenbounds.codecs.compressors import Compressor, size_record
+from tokenbounds.codecs.config_checks import PublishedConfig, canonical, check_config
 from tokenbounds.codecs.frame import encode
-from tokenbounds.config.schema import HypothesisConfig
-from tokenbounds.config.schema.base import checked
 from tokenbounds.errors import InputError
-from tokenbounds.io.files import sha256_file
+from tokenbounds.io.files import file_size, sha256_file
 from tokenbounds.models.folders import CONFIG_FILE
 from tokenbounds.models.pretrained import read_folder, weight_files
 from tokenbounds.models.quip.checkpoint import QuipCheckpoint
@@ -39,13 +40,19 @@ class ZipCodec(Codec):
 
     def check(self, options):
         """Refuse an unknown tool or level."""
-        Compressor(**{key: options[key] for key in self.defaults})
-
-    def write(self, writer, tensors, options):
-        """Append nothing."""
-        if tensors:
+        compressor = Compressor(**{key: options[key] for key in self.defaults})
+        if type(options["split_planes"]) is not bool:
+            raise InputError(f"split_planes is {options['split_planes']!r}; expected true or false")
+        if options["level"] != compressor.level:
             raise InputError(
-                f"tensor {next(iter(tensors))!r}; expected none for codec 'zip', whose message is files"
+                f"level is {options['level']!r}; expected a number, {compressor.level} by default"
+            )
+
+    def write(self, writer, fields, options):
+        """Append nothing."""
+        if fields:
+            raise InputError(
+                f"tensor {next(iter(fields))!r}; expected none for codec 'zip', whose message is files"
             )
 
     def read(self, reader, layout, options):
@@ -57,13 +64,6 @@ class ZipCodec(Codec):
         message's; `name` is that of the message in errors."""
         check_files(message, folder, name)
         return published_model(message, folder, name, device)
-
-
-class PublishedConfig(HypothesisConfig):
-    """Hypothesis configuration of a checkpoint that is its own message: facts that its files do not state."""
-
-    family: Literal["pretrained", "quip"]
-    context_length: PositiveInt
 
 
 def open_checkpoint(folder, options, tokens):
@@ -94,20 +94,26 @@ def open_checkpoint(folder, options, tokens):
     }
     if options["family"] == "quip":
         checkpoint = QuipCheckpoint(folder)
-        longest, files = checkpoint.config.max_position_embeddings, checkpoint.files
+        longest = checkpoint.config.max_position_embeddings
         _check_vocabulary(folder, checkpoint.config.vocab_size, tokens["vocab_size"])
     else:
         _, loaded = read_folder(
             folder, **tokens, start_token=options["start_token"], context_length=options.get("context_length")
         )
-        listing, weights = weight_files(folder)
         longest = loaded["context_length"]
-        files = [Path(folder) / CONFIG_FILE, *([listing] if listing not in weights else []), *weights]
     length = config["context_length"] = options.get("context_length") or longest
     if length > longest:
         raise InputError(f"{folder}: context_length {length} is longer than the model's {longest} positions")
-    checked(PublishedConfig, config, folder)
-    return config, files
+    canonical(PublishedConfig, config, folder)
+    return config, _files_of(folder, options["family"])
+
+
+def _files_of(folder, family):
+    """List the files that a checkpoint in a folder consists of: configuration, index if any, weights."""
+    if family == "quip":
+        return QuipCheckpoint(folder).files
+    listing, weights = weight_files(folder)
+    return [Path(folder) / CONFIG_FILE, *([listing] if listing not in weights else []), *weights]
 
 
 def _check_vocabulary(folder, rows, vocab_size):
@@ -126,7 +132,7 @@ def zip_message(folder, codec, options, tokens, contexts, progress=True):
     codec : dict
         ``tool`` (a list: the best is taken), ``level`` and ``split_planes`` of the compressors.
     contexts : dict
-        Contexts of predictions under each sampling scheme, by name.
+        See `tokenbounds.codecs.decode.encode_model`.
     progress : bool
         See `tokenbounds.codecs.compressors.size_record`.
 
@@ -145,6 +151,7 @@ def zip_message(folder, codec, options, tokens, contexts, progress=True):
         "files": record["files"],
         "compressed_bytes": record["bytes"],
     }
+    check_config(described, "zip")
     chosen = {"kind": "zip", **{key: record[key] for key in ("tool", "level", "split_planes")}}
     return encode({}, described, codec=chosen, layout=[]), record
 
@@ -152,27 +159,61 @@ def zip_message(folder, codec, options, tokens, contexts, progress=True):
 def check_files(message, folder, name="message"):
     """Refuse a folder that does not hold the files of a ``zip`` message, byte for byte; the `InputError`
     names the first that differs."""
-    for path, entry in _files(message, folder, name):
+    for entry in message.config["files"]:
+        path = _sized(folder, entry, name)
         _check_hash(path, sha256_file(path), entry["sha256"], name)
 
 
 def compressed_again(message, folder, name="message"):
     """Compress the files of a ``zip`` message again and count the bytes; an `InputError` if they are not its
-    files."""
-    paths, entries = zip(*_files(message, folder, name), strict=True)
+    files, or not those that its model consists of."""
     compressor = Compressor(**{key: message.codec[key] for key in ("tool", "level", "split_planes")})
-    record = size_record(paths, [compressor])
-    for path, measured, entry in zip(paths, record["files"], entries, strict=True):
-        _check_hash(path, measured["sha256"], entry["sha256"], name)
+    with linked_folder(message, folder, name) as paths:
+        record = size_record(paths, [compressor])
+    for measured, entry in zip(record["files"], message.config["files"], strict=True):
+        _check_hash(Path(folder) / entry["name"], measured["sha256"], entry["sha256"], name)
     return record["bytes"]
 
 
-def _files(message, folder, name):
-    """Yield (path, entry) of each file that a ``zip`` message names."""
-    for entry in message.config["files"]:
-        if Path(entry["name"]).name != entry["name"]:
-            raise InputError(f"{name}: file {entry['name']!r}; expected a name without a folder")
-        yield Path(folder) / entry["name"], entry
+@contextlib.contextmanager
+def linked_folder(message, folder, name="message"):
+    """Yield the paths of links to the files of a ``zip`` message in a temporary folder that holds nothing
+    else.
+
+    Errors name `folder` in its place. Files that are open or mapped stay so after its removal.
+
+    Raises
+    ------
+    InputError
+        A file is missing or of another size; the files are not exactly those that the checkpoint consists of.
+    """
+    entries = message.config["files"]
+    with tempfile.TemporaryDirectory(prefix="tokenbounds-") as temporary:
+        try:
+            for entry in entries:
+                (Path(temporary) / entry["name"]).symlink_to(_sized(folder, entry, name).resolve())
+            paths = _files_of(temporary, message.config["hypothesis"]["family"])
+            named, needed = [entry["name"] for entry in entries], [path.name for path in paths]
+            if named != needed:
+                stated = ", ".join(named)
+                raise InputError(
+                    f"{name}: files {stated:.200}; expected {', '.join(needed):.200}, which are read"
+                )
+            yield paths
+        except InputError as error:
+            raise InputError(str(error).replace(temporary, str(folder))) from None
+
+
+def _sized(folder, entry, name):
+    """Return the path of a file that a ``zip`` message names; an `InputError` if it has another size."""
+    if Path(entry["name"]).name != entry["name"]:
+        raise InputError(f"{name}: file {entry['name']!r}; expected a name without a folder")
+    path = Path(folder) / entry["name"]
+    size = file_size(path)
+    if size != entry["bytes"]:
+        about = f"{size} bytes, expected {entry['bytes']}"
+        raise InputError(f"{path}: not the file that {name} is about ({about})")
+    return path
 
 
 def _check_hash(path, digest, expected, name):
@@ -183,13 +224,16 @@ def _check_hash(path, digest, expected, name):
 
 def published_model(message, folder, name="message", device="cpu"):
     """Load the model of a ``zip`` message, in float32 and evaluation mode, from files that `check_files` has
-    checked."""
+    checked, and from no others."""
     config = message.config["hypothesis"]
-    checked(PublishedConfig, config, name)
-    if config["family"] == "quip":
-        return QuipLlama(QuipCheckpoint(folder, resident=_fits(message, device)), config["vocab_size"]).eval()
-    options = {key: config[key] for key in ("vocab_size", "eot_id", "start_token", "context_length")}
-    return read_folder(folder, **options)[0]
+    canonical(PublishedConfig, config, name)
+    with linked_folder(message, folder, name) as paths:
+        linked = paths[0].parent
+        if config["family"] == "quip":
+            checkpoint = QuipCheckpoint(linked, resident=_fits(message, device))
+            return QuipLlama(checkpoint, config["vocab_size"]).eval()
+        options = {key: config[key] for key in ("vocab_size", "eot_id", "start_token", "context_length")}
+        return read_folder(linked, **options)[0]
 
 
 def _fits(message, device):

@@ -4,11 +4,14 @@ import dataclasses
 
 import torch
 
+from tokenbounds.codecs.config_checks import FILES_CODEC, HEAD_CODEC, check_head
 from tokenbounds.codecs.frame import Message, codec_of, decode, encode
-from tokenbounds.codecs.header import published_folder, read_bytes, split_model
+from tokenbounds.codecs.header import check_model, head_name, published_folder, read_bytes, split_model
+from tokenbounds.codecs.hypotheses import canonical_hypothesis, check_hypothesis
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import atomic_path
 from tokenbounds.models.folders import load_config, load_model
+from tokenbounds.models.precision import cast
 from tokenbounds.models.registry import build_model, fill_model, layout_of
 from tokenbounds.models.smoothing_head import AlphaHead
 
@@ -29,8 +32,8 @@ def encode_model(folder, codec, contexts, tensors=None):
     codec : dict
         See `tokenbounds.codecs.frame.encode`.
     contexts : dict
-        Contexts of predictions under each sampling scheme, by name: part of the hypothesis, so part of the
-        message.
+        How predictions are computed, `tokenbounds.config.run.Config.contexts` of the model: part of the
+        hypothesis, so part of the message.
     tensors : dict of str to ndarray, optional
         Tensors in place of the model's own, e.g. tuned ones.
 
@@ -43,7 +46,9 @@ def encode_model(folder, codec, contexts, tensors=None):
         tensors = tensors_of(model)
     else:
         config = load_config(folder)
-    return encode(tensors, {"hypothesis": config, "contexts": contexts}, codec=codec, layout=_layout)
+    described = {"hypothesis": canonical_hypothesis(config, folder), "contexts": contexts}
+    check_model(described, codec, False)
+    return encode(tensors, described, codec=codec, layout=_layout)
 
 
 def with_head(data, head):
@@ -51,13 +56,11 @@ def with_head(data, head):
     `tokenbounds.models.smoothing_head.AlphaHead`), in float16."""
     tensors = {name: parameter.detach().numpy() for name, parameter in head.named_parameters()}
     return bytes(data) + encode(
-        tensors, {"alpha_head": {"low": head.low, "high": head.high}}, codec={"kind": "float16"}
+        tensors, {"alpha_head": {"low": head.low, "high": head.high}}, codec=HEAD_CODEC
     )
 
 
 def _layout(config):
-    if "hypothesis" not in config:
-        raise InputError("message: its config has no hypothesis")
     if "files" in config:
         return []  # the hypothesis is published files
     return layout_of(config["hypothesis"], "message")
@@ -79,47 +82,51 @@ def read_message(path, expect=None) -> Message:
 def decode_message(data, expect=None, name="message") -> Message:
     """Decode the message of a model, with that of its smoothing head if one follows."""
     first, *others = split_model(data, name)
-    message = decode(first, layout=_layout, expect=expect, name=name)
+
+    def check(config, codec, _):
+        check_model(config, codec, bool(others), name)
+        if codec["kind"] != FILES_CODEC:
+            check_hypothesis(config["hypothesis"], name)
+            for key in codec_of(codec["kind"]).from_hypothesis:
+                if codec[key] != config["hypothesis"].get(key):
+                    stated = f"{key} of the codec is {codec[key]}"
+                    raise InputError(
+                        f"{name}: {stated}; expected the hypothesis' {config['hypothesis'].get(key)}"
+                    )
+
+    message = decode(first, layout=_layout, check=check, expect=expect, name=name)
     if not others:
         return message
-    head = decode(others[0], name=f"{name} (smoothing head)")
-    alpha_head(head, name)  # raises an error where it is none
+    what = head_name(name)
+    head = decode(
+        others[0], check=lambda config, codec, layout: check_head(config, codec, layout, what), name=what
+    )
     return dataclasses.replace(
         message, head=head, section_bytes={**message.section_bytes, "alpha head": len(others[0])}
     )
 
 
 def alpha_head(head, name="message"):
-    """Build the smoothing head that a decoded message describes."""
-    if set(head.config) != {"alpha_head"} or set(head.tensors) != {"weight", "bias"}:
-        keys = ", ".join([*head.config, *head.tensors])
-        expected = "alpha_head, weight, bias"
-        raise InputError(
-            f"{name}: what follows the model is not a smoothing head (found {keys}; expected {expected})"
-        )
-    try:
-        low, high = (head.config["alpha_head"][key] for key in ("low", "high"))
-        if len(head.config["alpha_head"]) != 2 or head.tensors["weight"].ndim != 1:
-            raise ValueError("other keys or shapes")
-        module = AlphaHead(head.tensors["weight"].size - 1, low, high)
-        with torch.no_grad():
-            for key, parameter in module.named_parameters():
-                parameter.copy_(torch.from_numpy(head.tensors[key]))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name}: what follows the model is not a smoothing head ({type(error).__name__}: {error})"
-        ) from None
+    """Build the smoothing head of a decoded message, `tokenbounds.codecs.frame.Message.head`."""
+    ends = head.config["alpha_head"]
+    module = AlphaHead(head.tensors["weight"].size - 1, ends["low"], ends["high"])
+    with torch.no_grad():
+        for key, parameter in module.named_parameters():
+            parameter.copy_(torch.from_numpy(head.tensors[key]))
     return module.eval()
 
 
 def read_model(path, device="cpu"):
-    """Read message and model from a message's file. Published files that the message names are read from the
-    folder in its sidecar, and checked."""
+    """Read message and model from a message's file, in the arithmetic that the message names.
+
+    Published files that the message names are read from the folder in its sidecar, and checked."""
     message = read_message(path)
     codec = codec_of(message.codec["kind"])
-    if not codec.opens_files:
-        return message, model_of(message, str(path)).to(device)
-    return message, codec.open_model(message, published_folder(path), str(path), device).to(device)
+    if codec.opens_files:
+        model = codec.open_model(message, published_folder(path), str(path), device)
+    else:
+        model = model_of(message, str(path))
+    return message, cast(model, message.config["contexts"]["arithmetic"]).to(device)
 
 
 def model_of(message, name="message"):

@@ -1,19 +1,19 @@
 """The coded message: one byte string from which `decode` rebuilds a hypothesis bit for bit; its length in
 bits is the complexity C(h).
 
-Format, version 1 (the same in docs/message-format.md)::
+Format, version 2 (the same in docs/message-format.md)::
 
-    TBM 1 | B | H | header, H bytes | written by the codec | CRC32
+    TBM 2 | B | H | header, H bytes | written by the codec | CRC32
                '----------------- B bytes ----------------'
 
 =================  =====================================================================================
 bytes              content
 =================  =====================================================================================
-4                  ``TBM`` and the version, 1
+4                  ``TBM`` and the version, 2
 varint             B, the number of bytes between this number and the checksum
-varint H, H bytes  header: raw deflate of the canonical JSON of ``{"codec": ..., "config": ...,
-                   "layout": ...}``. ``layout`` is the list of ``[name, shape]`` in order or, where the
-                   decoder derives that list from the config, the CRC32 of its canonical JSON
+varint H, H bytes  header: the canonical JSON of ``{"codec": ..., "config": ..., "layout": ...}``, coded by
+                   `tokenbounds.codecs.header_text`. ``layout`` is the list of ``[name, shape]`` in order
+                   or, where the decoder derives that list from the config, the CRC32 of its canonical JSON
 rest of B          written by the codec
 4                  CRC32 of everything before
 =================  =====================================================================================
@@ -35,9 +35,9 @@ codec                   content
                         not stored (`tokenbounds.codecs.archive`)
 ======================  ================================================================================
 
-`decode` is exact: it returns ``codebook[symbols]``. Encoding its result again need not give the same bytes:
-the uniform grid of a quantized tensor differs from the grid of the original. (``method: kmeans`` keeps a
-tensor that has at most ``levels`` distinct float16 values.)
+A message is canonical: `decode` writes the fields that it has read, header and body, again, and refuses the
+message unless the bytes are the same. So no two messages say the same, and draws that are derived from a
+message cannot be chosen by changing bytes that mean nothing.
 """
 
 import dataclasses
@@ -48,14 +48,15 @@ import zlib
 from pathlib import Path
 
 from tokenbounds.codecs.bits import Reader, Writer
+from tokenbounds.codecs.header_text import pack, unpack
 from tokenbounds.config.schema.codecs import CODECS as SECTIONS
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import canonical_json
 from tokenbounds.plugins import load
 
 MAGIC = b"TBM"
-VERSION = 1
-MAX_HEADER_BYTES = 1 << 24  # of JSON
+VERSION = 2
+MAX_HEADER_BYTES = 1 << 15  # of JSON
 _CHECKSUM_BYTES = 4
 
 
@@ -68,7 +69,7 @@ class Message:
     config : dict
         All that the decoder needs besides the tensors, as given to `encode`.
     codec : dict
-        The codec and all its options.
+        The codec and those of its options that decoding depends on.
     tensors : dict of str to ndarray of float32 (int32 for codec ``counts``)
         In the order in which they were given to `encode`.
     section_bytes : dict of str to int
@@ -96,7 +97,8 @@ def encode(tensors, config, *, codec, layout=None):
         JSON values: family, architecture, seeds, context and start-token rule, ... Tuples become lists.
     codec : dict
         ``{"kind": "levels", "levels": 11, "method": "uniform" | "kmeans", "codebook": "tensor" | "shared"}``
-        (the defaults are 11, uniform, tensor), or ``{"kind": "float16"}``.
+        (the defaults are 11, uniform, tensor; the message holds the codebook only), or ``{"kind":
+        "float16"}``.
     layout : list of (name, shape), or callable config -> such a list, optional
         Names and shapes that the decoder can derive from the config. Where they equal those of `tensors`,
         they are not stored.
@@ -128,20 +130,25 @@ def encode(tensors, config, *, codec, layout=None):
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"config cannot be coded as JSON ({error})") from None
     derived = _plain_layout(layout, config)
+    fields = coder.quantize(flat, options)
+    stated = coder.stated(options, fields)
     header = canonical_json(
-        {"codec": options, "config": config, "layout": _layout_crc(shapes) if derived == shapes else shapes}
+        {
+            "codec": stated,
+            "config": config,
+            "layout": _layout_crc(shapes) if derived == shapes else shapes,
+        }
     ).encode()
     if len(header) > MAX_HEADER_BYTES:
         raise InputError(
             f"the message header would have {len(header)} bytes of JSON; expected at most {MAX_HEADER_BYTES}"
         )
 
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
-    packed = deflate.compress(header) + deflate.flush()
+    packed = pack(header)
     body = Writer()
     body.varint(len(packed))
     body.write(packed)
-    coder.write(body, flat, options)
+    coder.write(body, fields, stated)
 
     data = Writer()
     data.write(MAGIC + bytes([VERSION]))
@@ -157,14 +164,18 @@ def encode(tensors, config, *, codec, layout=None):
     return bytes(data.data)
 
 
-def decode(data, *, layout=None, expect=None, name="message"):
+def decode(data, *, layout=None, check=None, expect=None, name="message"):
     """Rebuild the tensors and config that `encode` coded, the tensors quantized.
 
     Parameters
     ----------
     data : bytes
     layout : list of (name, shape), or callable config -> such a list, optional
-        Needed where the message does not store names and shapes; checked where it does.
+        Names and shapes; where the message does not store them it must have been coded with these, and it
+        must not store these.
+    check : callable (config, codec, layout), optional
+        Function that raises an `InputError` for a header that its caller does not accept, before anything
+        else is read.
     expect : dict, optional
         The config that the message must hold.
     name : str
@@ -177,11 +188,13 @@ def decode(data, *, layout=None, expect=None, name="message"):
     Raises
     ------
     InputError
-        Truncated, corrupt or of another format; leftover bytes; a config other than `expect` (names the first
-        key that differs); names and shapes other than `layout`.
+        Truncated, corrupt or of another format; not canonical; leftover bytes; a config other than `expect`
+        (names the first key that differs); names and shapes other than `layout`.
     """
     reader = _checked(data, name)
     config, codec, stored = _read_header(reader)
+    if check is not None:
+        check(config, codec, stored)
     if expect is not None and (difference := _first_difference(config, json.loads(canonical_json(expect)))):
         raise reader.error(f"coded for another model: {difference}")
     shapes = _checked_layout(reader, stored, _plain_layout(layout, config))
@@ -191,20 +204,39 @@ def decode(data, *, layout=None, expect=None, name="message"):
             f"states {values} values in {len(data)} bytes; expected at most {_most_values(len(data))}"
         )
 
-    flat = codec_of(codec["kind"]).read(reader, shapes, codec)
+    coder, begin = codec_of(codec["kind"]), reader.position
+    if coder.needs_tensors and not shapes:
+        raise reader.error("no tensors; expected at least one")
+    fields = coder.read(reader, shapes, codec)
     if reader.position != reader.end:
         raise reader.error(f"{reader.end - reader.position} leftover bytes inside the message")
+    named = {key: field for (key, _), field in zip(shapes, fields, strict=True)}
+    _check_canonical(reader, begin, coder, named, codec)
     reader.section("frame")
     reader.end += _CHECKSUM_BYTES
     reader.take(_CHECKSUM_BYTES)
-    tensors = {key: values.reshape(shape) for (key, shape), values in zip(shapes, flat, strict=True)}
+    tensors = {key: coder.values(named[key]).reshape(shape) for key, shape in shapes}
     return Message(config=config, codec=codec, tensors=tensors, section_bytes=reader.sections)
 
 
+def _check_canonical(reader, begin, coder, fields, options):
+    """Refuse a body, from `begin` to the reader's end, that is not what the codec writes for its fields."""
+    again = Writer()
+    try:
+        stated = coder.stated(options, fields)
+        coder.write(again, fields, options)
+    except InputError as error:
+        raise reader.error(f"corrupt message ({error})") from None
+    if canonical_json(stated) != canonical_json(options):
+        raise reader.error(f"codec options {canonical_json(options)}; expected {canonical_json(stated)}")
+    if again.data != reader.data[begin : reader.end]:
+        raise reader.error("corrupt message (its content is not what its encoder writes)")
+
+
 def header(data, name="message"):
-    """Read config and codec of one message after checking frame and checksum; its tensors are not decoded."""
-    config, codec, _ = _read_header(_checked(data, name), resolved=False)  # so that no codec need be imported
-    return config, codec
+    """Read config, codec and layout entry of one message after checking frame and checksum; its tensors are
+    not decoded."""
+    return _read_header(_checked(data, name), resolved=False)  # so that no codec need be imported
 
 
 def _checked(data, name):
@@ -295,23 +327,26 @@ def _resolve(codec):
 def _read_header(reader, resolved=True):
     """Read config, codec (checked if `resolved`) and layout entry of a message's header."""
     packed = reader.take(reader.varint())
-    inflate = zlib.decompressobj(-15)
     try:
-        text = inflate.decompress(packed, MAX_HEADER_BYTES)
+        text = unpack(packed, MAX_HEADER_BYTES)
         header = json.loads(text)
-        whole = inflate.eof and not inflate.unused_data and canonical_json(header).encode() == text
         config, codec, layout = header["config"], header["codec"], header["layout"]
         if not (
-            whole
+            canonical_json(header).encode() == text
             and len(header) == 3
             and isinstance(config, dict)
             and isinstance(codec, dict)
-            and (not resolved or _resolve(codec) == codec)
         ):
             raise ValueError("not in canonical form")
+        if resolved:
+            options = _resolve(codec)
+            stated = options.keys() - {*codec_of(options["kind"]).encoding_only}
+            if codec.keys() != stated:
+                expected = ", ".join(sorted(stated))
+                raise ValueError(f"codec options {', '.join(sorted(codec))}; expected {expected}")
     except InputError as error:
         raise reader.error(str(error)) from None
-    except (zlib.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise reader.error(f"corrupt message header ({error})") from None
     return config, codec, layout
 
@@ -329,7 +364,7 @@ def _layout_crc(layout):
 def _checked_layout(reader, stored, derived):
     """Return names and shapes of a message whose header holds `stored`, for a decoder that derived `derived`
     (or None)."""
-    if isinstance(stored, int):
+    if type(stored) is int:
         if derived is None:
             raise reader.error(
                 "names and shapes are not stored in the message; expected a layout derived from its config"
@@ -350,7 +385,9 @@ def _checked_layout(reader, stored, derived):
         valid = False
     if not valid or len({key for key, _ in stored}) != len(stored):
         raise reader.error("corrupt message header (names and shapes are not a list of [name, shape])")
-    if derived is not None and derived != stored:
+    if derived == stored:
+        raise reader.error("names and shapes are stored that follow from its config; expected their CRC32")
+    if derived is not None:
         entry, expected = next(
             (a, b) for a, b in zip([*stored, None], [*derived, None], strict=False) if a != b
         )

@@ -7,7 +7,7 @@ The tensors, flattened in C order, form one run per tensor (``codebook: tensor``
 part                       size
 =========================  =============================================================================
 K, number of codewords     varint
-codewords                  K float16 numbers, most frequent first
+codewords                  K distinct float16 numbers, most frequent first, equally frequent ascending
 counts of the codewords    packed bits, filled with zeros to a whole byte
 =========================  =============================================================================
 
@@ -18,6 +18,7 @@ count takes none). Then follows, to the end of the body, one range-coded stream 
 nothing.
 """
 
+import dataclasses
 import math
 from typing import ClassVar
 
@@ -25,16 +26,29 @@ import constriction
 import numpy as np
 
 from tokenbounds.codecs.base import Codec
-from tokenbounds.codecs.scalar import check_levels, kmeans_levels, uniform_levels
+from tokenbounds.codecs.scalar import MAX_LEVELS, check_levels, kmeans_levels, uniform_levels
 from tokenbounds.errors import InputError
 
 _CHUNK = 1 << 22  # symbols coded per step, to keep the int32 copies of a large tensor small
 
 
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """A quantized tensor, flattened: `symbols` (n,), the numbers of its codewords in `codebook` (K,),
+    float16."""
+
+    symbols: np.ndarray
+    codebook: np.ndarray
+
+
 class LevelsCodec(Codec):
-    """Scalar quantization to a small codebook, then range coding with the empirical frequencies."""
+    """Scalar quantization to a small codebook, then range coding with the empirical frequencies.
+
+    Its fields are `Coded` tensors.
+    """
 
     defaults: ClassVar = {"levels": 11, "method": "uniform", "codebook": "tensor"}
+    encoding_only: ClassVar = ("levels", "method")
     methods: ClassVar = {"uniform": uniform_levels, "kmeans": kmeans_levels}
 
     def check(self, options):
@@ -44,28 +58,36 @@ class LevelsCodec(Codec):
             if options[key] not in known:
                 raise InputError(f"{key} is {options[key]!r}; expected one of {', '.join(known)}")
 
-    def write(self, writer, tensors, options):
+    def stated(self, options, fields):
+        """Return how tensors are joined to runs; a single tensor is a run of its own."""
+        codebook = "tensor" if len(fields) <= 1 else options["codebook"]
+        return {**super().stated(options, fields), "codebook": codebook}
+
+    def quantize(self, tensors, options):
+        """Quantize each run."""
+        quantizer, levels = self.methods[options["method"]], options["levels"]
+        if options["codebook"] == "tensor":
+            return {name: Coded(*quantizer(values, levels)) for name, values in tensors.items()}
+        symbols, codebook = quantizer(np.concatenate(list(tensors.values())), levels)
+        stops = np.cumsum([values.size for values in tensors.values()])
+        parts = np.split(symbols, stops[:-1])
+        return {name: Coded(part, codebook) for name, part in zip(tensors, parts, strict=True)}
+
+    def write(self, writer, fields, options):
         """Append codebooks and counts of all runs, and then their symbols."""
-        flat = list(tensors.values())
-        runs = flat if options["codebook"] == "tensor" else [np.concatenate(flat)]
-        coded = []
+        runs = list(fields.values())
+        if options["codebook"] == "shared":
+            runs = [Coded(np.concatenate([run.symbols for run in runs]), runs[0].codebook)]
+        encoder = constriction.stream.queue.RangeEncoder()
         for run in runs:
-            symbols, codebook = self.methods[options["method"]](run, options["levels"])
-            counts = _count(symbols, codebook.size)
-            order = np.argsort(-counts, kind="stable")
-            rank = np.empty(codebook.size, symbols.dtype)
-            rank[order] = np.arange(codebook.size)
-            counts = counts[order].tolist()
+            symbols, codebook, counts = _ordered(run)
             writer.varint(codebook.size)
-            writer.write(codebook[order].astype("<f2").tobytes())
+            writer.write(codebook.astype("<f2").tobytes())
             for count, (low, high) in zip(
-                counts, _count_intervals(counts, run.size, codebook.size), strict=True
+                counts, _count_intervals(counts, symbols.size, codebook.size), strict=True
             ):
                 writer.bits(count - low, (high - low).bit_length())
             writer.align()
-            coded.append((rank[symbols], counts))
-        encoder = constriction.stream.queue.RangeEncoder()
-        for symbols, counts in coded:
             if len(counts) > 1:
                 model = _entropy_model(counts)
                 for start in range(0, symbols.size, _CHUNK):
@@ -73,36 +95,36 @@ class LevelsCodec(Codec):
         writer.write(encoder.get_compressed().astype("<u4").tobytes())
 
     def read(self, reader, layout, options):
-        """Read codebooks and symbols; refuse symbols that an encoder would write otherwise."""
+        """Read codebooks and symbols."""
         sizes = [math.prod(shape) for _, shape in layout]
-        run_sizes = sizes if options["codebook"] == "tensor" else [sum(sizes)]
+        shared = options["codebook"] == "shared"
+        run_sizes = [sum(sizes)] if shared else sizes
         reader.section("codebooks")
-        books = [self._read_codebook(reader, size, options["levels"]) for size in run_sizes]
+        books = [self._read_codebook(reader, size) for size in run_sizes]
         reader.section("symbols")
         payload = reader.rest()
         if len(payload) % 4:
             raise reader.error(
                 f"corrupt message (the coded symbols have {len(payload)} bytes; expected a multiple of 4)"
             )
-        words = np.frombuffer(payload, "<u4").astype(np.uint32)
-        decoder = constriction.stream.queue.RangeDecoder(words)
-        encoder = constriction.stream.queue.RangeEncoder()
+        decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
         runs = [
-            self._read_symbols(reader, decoder, encoder, codebook, counts, size)
+            Coded(self._read_symbols(reader, decoder, counts, size), codebook)
             for (codebook, counts), size in zip(books, run_sizes, strict=True)
         ]
-        # the decoder alone cannot tell that words are left over
-        if not np.array_equal(encoder.get_compressed(), words):
-            raise reader.error("corrupt message (the coded symbols are not what their encoder writes)")
-        return runs if options["codebook"] == "tensor" else np.split(runs[0], np.cumsum(sizes[:-1]))
+        if not shared:
+            return runs
+        return [Coded(part, runs[0].codebook) for part in np.split(runs[0].symbols, np.cumsum(sizes[:-1]))]
 
-    def _read_codebook(self, reader, size, levels):
-        codewords = reader.varint()
-        if not 1 <= codewords <= min(levels, size):
-            raise reader.error(
-                f"corrupt message (a codebook of {codewords} codewords; expected 1 to {min(levels, size)})"
-            )
-        codebook = np.frombuffer(reader.take(2 * codewords), "<f2").astype(np.float32)
+    def values(self, field):
+        """Look the codewords up."""
+        return field.codebook.astype(np.float32)[field.symbols]
+
+    def _read_codebook(self, reader, size):
+        codewords, most = reader.varint(), min(MAX_LEVELS, size)
+        if not 1 <= codewords <= most:
+            raise reader.error(f"corrupt message (a codebook of {codewords} codewords; expected 1 to {most})")
+        codebook = np.frombuffer(reader.take(2 * codewords), "<f2")
         if not np.isfinite(codebook).all():
             raise reader.error("corrupt message (a codeword is not finite)")
         counts: list[int] = []
@@ -115,23 +137,30 @@ class LevelsCodec(Codec):
         reader.align()
         return codebook, counts
 
-    def _read_symbols(self, reader, decoder, encoder, codebook, counts, size):
-        values = np.full(size, codebook[0])
-        if len(counts) == 1:
-            return values
-        model = _entropy_model(counts)
-        decoded = np.zeros(len(counts), np.int64)
-        for start in range(0, size, _CHUNK):
-            try:
-                symbols = decoder.decode(model, min(_CHUNK, size - start))
-            except AssertionError as error:
-                raise reader.error(f"corrupt message ({error})") from None
-            encoder.encode(symbols, model)
-            decoded += np.bincount(symbols, minlength=len(counts))
-            values[start : start + _CHUNK] = codebook[symbols]
-        if not np.array_equal(decoded, counts):
-            raise reader.error("corrupt message (the decoded symbols do not have the stated counts)")
-        return values
+    def _read_symbols(self, reader, decoder, counts, size):
+        symbols = np.zeros(size, np.uint8 if len(counts) <= 256 else np.uint16)
+        if len(counts) > 1:
+            model = _entropy_model(counts)
+            for start in range(0, size, _CHUNK):
+                try:
+                    symbols[start : start + _CHUNK] = decoder.decode(model, min(_CHUNK, size - start))
+                except AssertionError as error:
+                    raise reader.error(f"corrupt message ({error})") from None
+        return symbols
+
+
+def _ordered(run):
+    """Return symbols, codebook and counts of a run with its codewords in the order of a message: distinct and
+    used, the most frequent first and equally frequent ones ascending."""
+    # sorted as float32: NumPy 2.4's AVX-512 sort of float16 leaves repeated values out of order; adding zero
+    # makes -0.0 the same codeword as 0.0
+    distinct, number = np.unique(run.codebook.astype(np.float32) + np.float32(0), return_inverse=True)
+    counts = np.zeros(distinct.size, np.int64)
+    np.add.at(counts, number, _count(run.symbols, run.codebook.size))
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    rank = np.zeros(distinct.size, run.symbols.dtype)
+    rank[order] = np.arange(order.size)
+    return rank[number][run.symbols], distinct[order].astype(np.float16), counts[order].tolist()
 
 
 def _count(symbols, codewords):

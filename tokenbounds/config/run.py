@@ -20,6 +20,7 @@ from tokenbounds.config.schema import (
     known,
     slice_of,
 )
+from tokenbounds.io.files import canonical_json
 
 
 class Config(Section):
@@ -184,14 +185,32 @@ class Config(Section):
         """Return the name of a row's sampling scheme."""
         return row.sampling or self.sampling.mode
 
-    @property
-    def contexts(self):
-        """Contexts of each sampling scheme by name, all listed in the message: they are part of the
-        hypothesis."""
-        return {
-            name: slice_of(scheme, include={"mode", "context_length", "window"})
-            for name, scheme in self.schemes.items()
-        }
+    def context(self, scheme):
+        """Return the entry of a sampling scheme, given by name, in a message: how much a prediction sees."""
+        return slice_of(self.schemes[scheme], include={"mode", "context_length", "window"})
+
+    def scheme(self, name):
+        """Return how the draws of a sampling scheme are made: its context, ``n`` and ``beacon``."""
+        return slice_of(self.schemes[name])
+
+    def bounds_settings(self, certificate):
+        """Return the `bounds` section for a certificate, given by name: where a row takes the best of several
+        results, these share the draws' delta."""
+        return {**slice_of(self.bounds), "candidates": self.candidates(certificate)}
+
+    def contexts(self, model):
+        """Return how the predictions of a model are computed, which is part of the hypothesis and of its
+        message.
+
+        Returns
+        -------
+        dict
+            ``arithmetic``, and ``schemes``: the contexts of all sampling schemes, each once, sorted. No name
+            is among them: a message holds nothing that does not change predictions.
+        """
+        entries = {canonical_json(self.context(name)): self.context(name) for name in self.schemes}
+        arithmetic = self.models[model].arithmetic or self.scoring.arithmetic
+        return {"arithmetic": slice_of(arithmetic), "schemes": [entries[key] for key in sorted(entries)]}
 
     def rows(self):
         """Yield (place, row) for every row of every table and figure."""
@@ -236,12 +255,13 @@ class Config(Section):
         """Return the choices that the message does not hold, itemised, in bits: log2 of the number of
         alternatives (docs/theory.md, section 2).
 
-        The sampling schemes define how much context the hypothesis sees, and the message lists them all; a
-        certificate is about one of them. The α grid and the grids of the betting bound are terms of the bound
-        functions themselves. The choice among the models and codecs of a row costs nothing: the message names
-        its own.
+        The sampling schemes define how much context the hypothesis sees, and the message lists these
+        contexts; a certificate is about one of them. The α grid and the grids of the betting bound are terms
+        of the bound functions themselves. The choice among the models and codecs of a row costs nothing: the
+        message names its own.
         """
-        return {"sampling scheme": math.log2(len(self.schemes))}
+        contexts = {canonical_json(self.context(name)) for name in self.schemes}
+        return {"sampling scheme": math.log2(len(contexts))}
 
     # ---------------------------------------------------------------- files
 

@@ -12,11 +12,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "contexts": ["ContextRule", "Item", "document_items", "token_items", "window_items"],
         "documents": ["read_manifest", "write_manifest"],
+        "indexing": ["build_index"],
         "readers": ["count_documents", "read_documents", "read_range"],
-        "sampling": ["draw", "read_positions", "window_segments", "write_positions"],
+        "sampling": ["draw", "draw_key", "positions_of_stream", "window_segments"],
         "shards": ["tokenize_shard"],
         "sources": ["SourceFile", "list_files"],
-        "store": ["CorpusIndex", "TokenStore", "build_index"],
+        "store": ["CorpusIndex", "TokenStore"],
+        "tokenizer_folder": ["tokenizer_digest"],
         "tokenizers": ["TextTokenizer", "load_tokenizer", "prepare_tokenizer"],
     },
 )

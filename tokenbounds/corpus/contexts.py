@@ -42,6 +42,10 @@ class Item:
         Number of the document.
     draw : int
         Number of the draw that the item belongs to.
+    length : int
+        Fixed length, at least T, from which the shape of the computation follows: what is known before the
+        first target (docs/theory.md, section 13). Of a single token, the length of its input; of a window or
+        document, the most tokens that one is fed, for its own length would tell a token where its row ends.
     """
 
     ids: np.ndarray
@@ -51,6 +55,7 @@ class Item:
     contexts: np.ndarray
     document: int
     draw: int
+    length: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +111,7 @@ def token_items(store, positions, rule, first_draw=0):
             np.array([position - begin], dtype=np.int32),
             int(document),
             draw,
+            ids.size,
         )
 
 
@@ -160,14 +166,14 @@ def _passes(store, document, begin, first, stop, rule, draw):
     at_start = begin == int(store.document_start(np.array([begin]))[0])
     if first == begin and not (at_start and rule.start_token == "always"):
         # No context at all: the start token alone, in a pass of its own so that later tokens do not see it.
-        yield _segment_item(np.array([rule.start_id]), 0, tokens[:1], first, begin, document, draw)
+        yield _segment_item(np.array([rule.start_id]), 0, tokens[:1], first, begin, document, draw, 1)
         first += 1
     if first == stop:
         return
     ids, offset = tokens[:-1], first - begin - 1
     if at_start and rule.start_token == "always":
         ids, offset = np.concatenate([[rule.start_id], ids]), offset + 1
-    yield _segment_item(ids, offset, tokens[first - begin :], first, begin, document, draw)
+    yield _segment_item(ids, offset, tokens[first - begin :], first, begin, document, draw, rule.length)
 
 
 def document_items(store, documents, rule, first_draw=0):
@@ -196,6 +202,7 @@ def document_items(store, documents, rule, first_draw=0):
         yield from _passes(store, document, begin, begin, stop, rule, draw)
 
 
-def _segment_item(ids, offset, targets, first, begin, document, draw):
+def _segment_item(ids, offset, targets, first, begin, document, draw, length):
     positions = np.arange(first, first + targets.size)
-    return Item(ids, offset, targets, positions, (positions - begin).astype(np.int32), int(document), draw)
+    contexts = (positions - begin).astype(np.int32)
+    return Item(ids, offset, targets, positions, contexts, int(document), draw, length)

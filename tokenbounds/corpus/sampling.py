@@ -1,4 +1,4 @@
-"""Sampling: seeded draws of tokens, windows or documents from a corpus, and the files that hold them.
+"""Sampling: which tokens, windows or documents of a corpus are scored, derived from what is scored.
 
 =========  ========================================  ==========================
 mode       one draw                                  uniform over
@@ -6,78 +6,160 @@ mode       one draw                                  uniform over
 token      one position                              all m tokens
 window     S consecutive tokens, wS to (w+1)S - 1    the floor(m/S) windows
 document   one document                              all documents
-=========  ========================================  =========================="""
+=========  ========================================  ==========================
 
-from pathlib import Path
+No model can be fitted to its draws, for a change of the model changes them (docs/theory.md, section 10)::
+
+    message, index, scheme, n, beacon --sha256--> key
+    key, j, 0 --sha256--> number of draw j        (key, j, 1), ... where that is not below a multiple of m
+"""
+
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from tokenbounds.config.schema import Sampling
-from tokenbounds.corpus.store import CorpusIndex, require_keys
+from tokenbounds.bounds.subsampling import pilot_size
+from tokenbounds.corpus.store import CorpusIndex
 from tokenbounds.errors import InputError
-from tokenbounds.io.files import atomic_path, check_sha256, read_json, sha256_file, write_json
-from tokenbounds.io.provenance import provenance
 from tokenbounds.randomness import generator
 
+_DOMAIN = b"tokenbounds draws 1"
+_WORD = 1 << 64
 
-def draw_positions(index: CorpusIndex, n, seed, corpus_name):
-    """Draw n tokens uniformly with replacement from all m, by the stream ``("positions", corpus_name)``.
 
-    This equals drawing a shard with probability proportional to its tokens, then a token of it uniformly.
+def draw_key(message_sha256, index_identity, context, n, beacon=""):
+    """Derive the key of the draws on which a certificate rests (docs/theory.md, section 10).
+
+    Parameters
+    ----------
+    message_sha256 : str
+        SHA-256 of the complete message that is scored, that of its smoothing head included; 64 hexadecimal
+        digits.
+    index_identity : str
+        `CorpusIndex.identity` of the counted tokens, likewise.
+    context : dict
+        Scheme: ``mode``, ``context_length`` and, for windows, ``window``.
+    n : int
+        Number of draws; the size of the pilot follows from it.
+    beacon : str
+        A public random value that was not known when message and index were fixed; may be empty.
+
+    Returns
+    -------
+    bytes
+        SHA-256 of all of them, each preceded by its length in 8 bytes, little endian.
+
+    Examples
+    --------
+    >>> token = {"mode": "token", "context_length": 64}
+    >>> draw_key("0" * 64, "1" * 64, token, 100).hex()[:16]
+    '8445397a14c9e8cc'
+    >>> draw_key("0" * 64, "1" * 64, token, 100, "beacon") == draw_key("0" * 64, "1" * 64, token, 100)
+    False
+    """
+    numbers = (n, pilot_size(n), context["context_length"], context.get("window") or 0)
+    fields = [
+        _DOMAIN,
+        bytes.fromhex(message_sha256),
+        bytes.fromhex(index_identity),
+        context["mode"].encode(),
+        *(number.to_bytes(8, "little") for number in numbers),
+        beacon.encode(),
+    ]
+    digest = hashlib.sha256()
+    for field in fields:
+        digest.update(len(field).to_bytes(8, "little") + field)
+    return digest.digest()
+
+
+def uniform_integers(key, n, limit):
+    """Draw n integers uniformly from 0 to limit - 1 by a counter generator.
+
+    Number j is the first below the largest multiple of `limit` among the first 8 bytes of ``SHA-256(key, j,
+    c)`` for c = 0, 1, ..., modulo `limit`: exactly uniform for a random key.
+
+    Parameters
+    ----------
+    key : bytes, 32
+    n : int
+    limit : int
+        1 to 2^63.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+
+    Examples
+    --------
+    >>> numbers = uniform_integers(bytes(32), 1000, 10)
+    >>> numbers.min(), numbers.max(), (uniform_integers(bytes(32), 10, 10) == numbers[:10]).all()
+    (np.int64(0), np.int64(9), np.True_)
+    """
+    accepted = _WORD - _WORD % limit
+    numbers = np.empty(n, np.int64)
+    for j in range(n):
+        word, counter = accepted, 0
+        while word >= accepted:
+            block = key + j.to_bytes(8, "little") + counter.to_bytes(8, "little")
+            word, counter = int.from_bytes(hashlib.sha256(block).digest()[:8], "little"), counter + 1
+        numbers[j] = word % limit
+    return numbers
+
+
+def draw(index: CorpusIndex, context, n, key):
+    """Draw n tokens, windows or documents uniformly with replacement.
+
+    For windows the global sequence is cut into floor(m/S) windows of S tokens; its tail, shorter than S,
+    belongs to none (docs/theory.md, section 5: dropping a tail per document or per shard would make the bound
+    false).
+
+    Parameters
+    ----------
+    index : CorpusIndex
+    context : dict
+        As for `draw_key`.
+    n : int
+        At most the number of tokens, windows or documents that are drawn from.
+    key : bytes
+        A `draw_key`.
 
     Returns
     -------
     DataFrame
-        ``draw`` (0..n-1), ``position``, ``document``, int64, in draw order: the pilot is the first tenth
-        (docs/theory.md, section 5).
+        ``draw`` (0..n-1), ``window`` (number; window mode only), ``position`` (the first token's), and
+        ``document`` (of that token), int64, in draw order: the pilot is the first tenth (docs/theory.md,
+        section 5).
     """
-    if n > index.m:
-        raise InputError(f"{index.folder}: n = {n} draws from m = {index.m} tokens; expected n <= m")
-    positions = generator(seed, "positions", corpus_name).integers(0, index.m, size=n, dtype=np.int64)
-    return pd.DataFrame(
-        {"draw": np.arange(n), "position": positions, "document": index.document_of(positions)}
-    )
+    mode, window = context["mode"], context.get("window")
+    limit, units = {
+        "token": (index.m, "tokens"),
+        "window": (index.m // (window or 1), f"windows of {window} tokens"),
+        "document": (index.documents, "documents"),
+    }[mode]
+    if n > limit:
+        drawn = f"n = {n} draws from {limit} {units} (m = {index.m} tokens)"
+        raise InputError(f"{index.folder}: {drawn}; expected at most {limit}")
+    numbers = uniform_integers(key, n, limit)
+    columns = {"draw": np.arange(n)}
+    if mode == "document":
+        columns |= {"position": index.start_of(numbers), "document": numbers}
+    else:
+        first = numbers * (window or 1)
+        columns |= {"window": numbers} if mode == "window" else {}
+        columns |= {"position": first, "document": index.document_of(first)}
+    return pd.DataFrame(columns)
 
 
-def draw_windows(index: CorpusIndex, n, window_tokens, seed, corpus_name):
-    """Draw n windows of S = `window_tokens` tokens uniformly with replacement.
-
-    The stream is ``("windows", corpus_name)``. The global sequence is cut into floor(m/S) windows; its tail,
-    shorter than S, belongs to none (docs/theory.md, section 5: dropping a tail per document or per shard
-    would make the bound false).
+def positions_of_stream(index: CorpusIndex, n, seed, *names):
+    """Draw n positions uniformly with replacement by a named stream, for measurements that certify nothing.
 
     Returns
     -------
-    DataFrame
-        ``draw``, ``window`` (number), ``position`` and ``document`` (of the window's first token), int64, in
-        draw order.
+    ndarray of int64, shape (n,)
     """
-    windows = index.m // window_tokens
-    if n > windows:
-        available = f"{windows} windows of {window_tokens} tokens (m = {index.m})"
-        raise InputError(f"{index.folder}: n = {n} draws from {available}; expected n <= windows")
-    drawn = generator(seed, "windows", corpus_name).integers(0, windows, size=n, dtype=np.int64)
-    first = drawn * window_tokens
-    return pd.DataFrame(
-        {"draw": np.arange(n), "window": drawn, "position": first, "document": index.document_of(first)}
-    )
-
-
-def draw_documents(index: CorpusIndex, n, seed, corpus_name):
-    """Draw n documents uniformly with replacement, by the stream ``("documents", corpus_name)``.
-
-    Returns
-    -------
-    DataFrame
-        ``draw``, ``position`` (of the document's first token) and ``document``, int64, in draw order.
-    """
-    count = len(index.ends)
-    if n > count:
-        raise InputError(f"{index.folder}: n = {n} draws from {count} documents; expected n <= documents")
-    documents = generator(seed, "documents", corpus_name).integers(0, count, size=n, dtype=np.int64)
-    return pd.DataFrame({"draw": np.arange(n), "position": index.start_of(documents), "document": documents})
+    return generator(seed, *names).integers(0, index.m, size=n, dtype=np.int64)
 
 
 class Segment(NamedTuple):
@@ -137,92 +219,3 @@ def window_segments(window, window_tokens, context_length, ends) -> list[Segment
         segments.append(Segment(document, max(document_start, earliest), first, stop))
         first, document = stop, document + 1
     return segments
-
-
-def draw(index: CorpusIndex, sampling: Sampling, seed, corpus_name):
-    """Draw by the mode of a sampling scheme: `draw_positions`, `draw_windows` or `draw_documents`."""
-    if sampling.mode == "token":
-        return draw_positions(index, sampling.n, seed, corpus_name)
-    if sampling.mode == "document":
-        return draw_documents(index, sampling.n, seed, corpus_name)
-    return draw_windows(index, sampling.n, sampling.window, seed, corpus_name)
-
-
-_COLUMNS = {
-    "token": ["draw", "position", "document"],
-    "window": ["draw", "window", "position", "document"],
-    "document": ["draw", "position", "document"],
-}
-
-
-def write_positions(path, index: CorpusIndex, sampling: Sampling, seed, corpus_name):
-    """Draw and write ``positions/{corpus}.{sampling}.parquet`` and its sidecar ``.json``, atomically.
-
-    The sidecar's ``m_tokens`` is the number of tokens that can be drawn: m, or S floor(m/S) for windows."""
-    frame = draw(index, sampling, seed, corpus_name)
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        frame.to_parquet(temporary, index=False)
-    step = sampling.window or 1
-    config = {"sampling": sampling.model_dump(exclude={"context_length"})}  # positions do not depend on it
-    write_json(
-        path.with_suffix(".json"),
-        {
-            "mode": sampling.mode,
-            "draws": len(frame),
-            "window_tokens": sampling.window,
-            "m_tokens": index.m // step * step,
-            "index_m_tokens": index.m,
-            "sha256": sha256_file(path),
-            "provenance": provenance(config, [index.folder / "index.json"], seed=seed, corpus=corpus_name),
-        },
-    )
-
-
-def read_positions(path, index: CorpusIndex | None = None):
-    """Read and check a file of `write_positions`.
-
-    Parameters
-    ----------
-    path : path
-        The parquet file; its sidecar is beside it.
-    index : CorpusIndex, optional
-        Index of the corpus that the positions must have been drawn from.
-
-    Returns
-    -------
-    DataFrame
-        As `draw` returned it, in draw order and complete.
-
-    Raises
-    ------
-    InputError
-        Not such a file, edited, out of draw order, or of another corpus.
-    """
-    path = Path(path)
-    sidecar = read_json(path.with_suffix(".json"))
-    require_keys(
-        path.with_suffix(".json"),
-        sidecar,
-        ("mode", "draws", "index_m_tokens", "sha256"),
-        "sidecar of drawn positions",
-    )
-    check_sha256(path, sidecar["sha256"])
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a parquet file ({error})") from None
-    expected = _COLUMNS[sidecar["mode"]]
-    if list(frame.columns) != expected or any(dtype != np.int64 for dtype in frame.dtypes):
-        columns = ", ".join(f"{name} {dtype}" for name, dtype in frame.dtypes.items())
-        raise InputError(f"{path}: columns {columns}; expected {', '.join(expected)}, all int64")
-    if not np.array_equal(frame["draw"], np.arange(sidecar["draws"])):
-        order = f"expected draws 0 to {sidecar['draws'] - 1} in order"
-        raise InputError(f"{path}: {len(frame)} draws out of order or incomplete; {order}")
-    if index is not None:
-        if sidecar["index_m_tokens"] != index.m:
-            origin = f"drawn from a corpus of {sidecar['index_m_tokens']} tokens"
-            raise InputError(f"{path}: {origin}, but {index.folder} has {index.m}")
-        if not np.array_equal(index.document_of(frame["position"].to_numpy()), frame["document"]):
-            raise InputError(f"{path}: its documents are not those of {index.folder}")
-    return frame

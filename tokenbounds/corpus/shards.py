@@ -7,7 +7,7 @@ file                content
 ==================  =========================================================================
 {shard}.bin         token ids, little-endian uint16 or uint32, an EOT after each document
 {shard}.ends.bin    position after each document's EOT within the shard, little-endian uint64
-{shard}.json        counts, hashes, tokenizer and provenance
+{shard}.json        counts, hashes, manifest, roles and tokenizer by hash, and provenance
 ==================  ========================================================================="""
 
 import collections
@@ -21,13 +21,21 @@ import numpy as np
 from tqdm import tqdm
 
 from tokenbounds.config.schema import Corpus
-from tokenbounds.corpus.documents import SPLITS, TOKENIZER, read_manifest
+from tokenbounds.corpus.documents import (
+    SPLITS,
+    TOKENIZER,
+    TRAIN,
+    manifest_digest,
+    read_manifest,
+    reading_of,
+)
 from tokenbounds.corpus.readers import read_range
 from tokenbounds.corpus.store import token_dtype
+from tokenbounds.corpus.tokenizer_folder import read_info, read_trained_on, text_digest, tokenizer_digest
 from tokenbounds.corpus.tokenizers import load_tokenizer
 from tokenbounds.corpus.workers import worker_pool
 from tokenbounds.errors import InputError
-from tokenbounds.io.files import atomic_path, read_json, write_json
+from tokenbounds.io.files import atomic_path, write_json
 from tokenbounds.io.provenance import provenance
 
 _BATCH_CHARACTERS = 1 << 20
@@ -40,6 +48,7 @@ class _Writer:
     def __init__(self, stack, folder, shard):
         self.stem = folder / f"{shard:05d}"
         self.tokens = self.documents = 0
+        self.skipped = []  # numbers of its documents without text
         self._files = []
         for suffix in (".bin", ".ends.bin"):
             temporary = stack.enter_context(atomic_path(self.stem.with_name(self.stem.name + suffix)))
@@ -60,6 +69,7 @@ class _Writer:
         return {
             "tokens": self.tokens,
             "documents": self.documents,
+            "skipped_documents": self.skipped,
             "sha256": bin_sha256,
             "ends_sha256": ends_sha256,
         }
@@ -126,6 +136,40 @@ def _encoded_batches(batches, tokenizer, tokenizer_dir, processes):
         pool.shutdown(cancel_futures=True)
 
 
+class SeenDocuments:
+    """Which documents are exact copies of those that a tokenizer was trained on.
+
+    Parameters
+    ----------
+    tokenizer_dir : path
+    tokenizer : TextTokenizer
+        The tokenizer of that folder.
+
+    Attributes
+    ----------
+    counts : dict of int to int
+        Copies found by `count`, by role.
+    """
+
+    def __init__(self, tokenizer_dir, tokenizer):
+        self._known, self._tokenizer = frozenset(read_trained_on(tokenizer_dir)), tokenizer
+        self.counts = dict.fromkeys(SPLITS.values(), 0)
+
+    def __contains__(self, text):
+        """Check a text, or token ids in place of one; one without text is no copy of anything."""
+        if not self._known or not len(text):
+            return False
+        if isinstance(text, np.ndarray):
+            text = self._tokenizer.decode(text)
+        return text_digest(text) in self._known
+
+    def count(self, documents, roles):
+        """Yield documents (number, place, text) as they are, and count copies by role in `counts`."""
+        for number, place, text in documents:
+            self.counts[roles[number]] += text in self
+            yield number, place, text
+
+
 def tokenize_shard(corpus: Corpus, manifest_path, roles_path, tokenizer_dir, shard, out_dir, processes=1):
     """Tokenize one shard's documents into ``train/`` and ``val/`` of `out_dir`.
 
@@ -152,10 +196,15 @@ def tokenize_shard(corpus: Corpus, manifest_path, roles_path, tokenizer_dir, sha
     ------
     InputError
         A document cannot be read, is empty (unless ``empty_documents: skip``), or is encoded with the EOT id;
-        or the shard does not exist.
+        a counted one is an exact copy of a document that another corpus's tokenizer was trained on; the shard
+        does not exist; or the documents were counted under other settings.
     """
     manifest, files, roles = read_manifest(manifest_path, roles_path)
     tokenizer = load_tokenizer(tokenizer_dir)
+    if manifest["reading"] != (reading := reading_of(corpus)):
+        key = next(key for key in reading if manifest["reading"][key] != reading[key])
+        counted = f"documents were counted with {key} {manifest['reading'][key]}"
+        raise InputError(f"{manifest_path}: {counted}, expected {reading[key]}; remove it")
     if not 0 <= shard < len(manifest["shards"]):
         raise InputError(
             f"{manifest_path}: shard {shard} does not exist, expected 0 to {len(manifest['shards']) - 1}"
@@ -165,7 +214,9 @@ def tokenize_shard(corpus: Corpus, manifest_path, roles_path, tokenizer_dir, sha
         expected = f"{tokenizer.eot_id}, the tokenizer's id of '{tokenizer.eot}'"
         raise InputError(f"source.eot_id: {source.eot_id}; expected {expected}")
     all_documents = read_range(files, source.field, start, stop, source.extract, source.eot_id)
+    seen = SeenDocuments(tokenizer_dir, tokenizer)
     documents = (document for document in all_documents if roles[document[0]] != TOKENIZER)
+    documents = seen.count(documents, roles)
     total = int((roles[start:stop] != TOKENIZER).sum())
     with contextlib.ExitStack() as stack:
         writers = {role: _Writer(stack, Path(out_dir) / split, shard) for split, role in SPLITS.items()}
@@ -184,22 +235,38 @@ def tokenize_shard(corpus: Corpus, manifest_path, roles_path, tokenizer_dir, sha
                     raise InputError(
                         f"{place}: a document without text; expected text, or empty_documents: skip"
                     )
+                else:
+                    writers[roles[number]].skipped.append(number)
                 first += length
             progress.update(len(batch))
-    info = Path(tokenizer_dir) / "info.json"
+        standing = read_info(tokenizer_dir)["standing"]
+        if standing["kind"] == "taken" and (copies := seen.counts[TRAIN]):
+            trained = f"the tokenizer of corpus '{standing['corpus']}' was trained on; expected none"
+            raise InputError(
+                f"{manifest_path}: {copies} counted documents of shard {shard} are ones that {trained}"
+            )
     shared = {
         "shard": shard,
         "shards": len(manifest["shards"]),
         "dtype": token_dtype(tokenizer.vocab_size).name,
         "vocab_size": tokenizer.vocab_size,
         "eot_id": tokenizer.eot_id,
-        "tokenizer_sha256": read_json(info)["sha256"],
+        "manifest_sha256": manifest_digest(manifest),
+        "roles_sha256": manifest["roles_sha256"],
+        "roles": manifest["roles"],
+        "tokenizer_sha256": tokenizer_digest(tokenizer_dir),
     }
-    inputs = [manifest_path, roles_path, info]
-    origin = provenance(corpus.model_dump(exclude_none=True), inputs, seed=manifest["provenance"]["seed"])
+    inputs = [manifest_path, roles_path, Path(tokenizer_dir) / "info.json"]
+    origin = provenance(corpus.model_dump(exclude_none=True), inputs, seed=manifest["provenance"].get("seed"))
     for split, role in SPLITS.items():
         writer = writers[role]
         write_json(
             writer.stem.with_suffix(".json"),
-            {"split": split, **shared, **writer.facts(), "provenance": origin},
+            {
+                "split": split,
+                **shared,
+                **writer.facts(),
+                "seen_documents": seen.counts[role],
+                "provenance": origin,
+            },
         )

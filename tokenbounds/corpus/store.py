@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenbounds.corpus.index_shape import check_index
 from tokenbounds.errors import InputError
-from tokenbounds.io.files import atomic_path, check_sha256, read_json, write_json
-from tokenbounds.io.provenance import provenance
+from tokenbounds.io.files import canonical_json, check_sha256, file_size, read_json
 
-_ENDS = np.dtype("<u8")
+ENDS = np.dtype("<u8")
 _VERIFIED_BYTES = 4 << 30
 _BLOCK_BYTES = 1 << 24
 _OPEN_SHARDS = 1024  # each takes a memory mapping, and a process may have some 65,000
@@ -44,24 +44,23 @@ def require_keys(path, data, keys, kind):
             raise InputError(f"{path}: not a {kind} (key '{key}' is missing)")
 
 
-def _check_size(path, expected):
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+def check_size(path, expected):
+    """Raise an `InputError` unless the file at `path` has `expected` bytes."""
+    size = file_size(path)
     if size != expected:
         guess = "truncated?" if size < expected else "not the indexed file"
         raise InputError(f"{path}: {size} bytes, expected {expected} ({guess})")
 
 
-def _check_dtype(path, facts):
+def check_dtype(path, facts):
+    """Raise an `InputError` unless the ``dtype`` of `facts`, read from `path`, is that of its vocabulary."""
     expected = token_dtype(facts["vocab_size"])
     if np.dtype(facts["dtype"]) != expected:
         declared = f"dtype {facts['dtype']} for a vocabulary of {facts['vocab_size']}"
         raise InputError(f"{path}: {declared}, expected {expected.name}")
 
 
-def _check_tokens(path, sidecar, ends):
+def check_tokens(path, sidecar, ends):
     """Read a shard once and check its hash, that its ids are in the vocabulary, and that EOTs end documents.
 
     An EOT stands at the end of each document and nowhere else."""
@@ -74,7 +73,7 @@ def _check_tokens(path, sidecar, ends):
                 at = int(np.argmax(ids >= sidecar["vocab_size"]))
                 outside = f"outside the vocabulary of {sidecar['vocab_size']}"
                 wrong = wrong or f"token {first + at} has id {ids[at]}, {outside}"
-            after_eot = np.flatnonzero(ids == sidecar["eot_id"]).astype(_ENDS) + np.uint64(first + 1)
+            after_eot = np.flatnonzero(ids == sidecar["eot_id"]).astype(ENDS) + np.uint64(first + 1)
             if not np.array_equal(after_eot, ends[documents : documents + len(after_eot)]):
                 eots = f"end-of-text tokens (id {sidecar['eot_id']})"
                 wrong = wrong or f"{eots} are not where its .ends.bin says that documents end"
@@ -86,75 +85,10 @@ def _check_tokens(path, sidecar, ends):
         raise InputError(f"{path}: {wrong or counted}")
 
 
-def build_index(sidecars, out_dir):
-    """Check every shard of a split against its sidecar and write ``index.json`` and ``ends.bin``.
-
-    Parameters
-    ----------
-    sidecars : list of path
-        ``{shard}.json`` of shards 0, 1, ... in order, all in `out_dir`.
-    out_dir : path
-        Folder of the split.
-
-    Raises
-    ------
-    InputError
-        A missing, truncated or edited shard, shards of different tokenizers, an id outside the vocabulary, or
-        a train split without tokens.
-    """
-    out_dir = Path(out_dir)
-    shared = ("split", "shards", "dtype", "vocab_size", "eot_id", "tokenizer_sha256")
-    read = [(Path(path), read_json(path)) for path in sidecars]
-    if not read:
-        raise InputError(f"{out_dir}: no shards to index")
-    for path, sidecar in read:
-        require_keys(
-            path,
-            sidecar,
-            (*shared, "shard", "tokens", "documents", "sha256", "ends_sha256", "provenance"),
-            "shard's sidecar",
-        )
-    facts = {key: read[0][1][key] for key in shared}
-    if facts["shards"] != len(read):
-        raise InputError(f"{out_dir}: {len(read)} shards given, expected {facts['shards']}")
-    _check_dtype(read[0][0], facts)
-    shards, cumulative, documents, digest = [], [0], 0, hashlib.sha256()
-    with atomic_path(out_dir / "ends.bin") as temporary, open(temporary, "wb") as handle:
-        for number, (path, sidecar) in enumerate(read):
-            if path.parent != out_dir or sidecar["shard"] != number:
-                expected = f"expected shard {number} in {out_dir}"
-                raise InputError(f"{path}: shard {sidecar['shard']} in {path.parent}, {expected}")
-            for key in shared:
-                if sidecar[key] != facts[key]:
-                    raise InputError(f"{path}: {key} {sidecar[key]}, but {facts[key]} in {read[0][0]}")
-            tokens, ends_path = path.with_suffix(".bin"), path.with_suffix(".ends.bin")
-            _check_size(tokens, sidecar["tokens"] * np.dtype(facts["dtype"]).itemsize)
-            _check_size(ends_path, sidecar["documents"] * _ENDS.itemsize)
-            check_sha256(ends_path, sidecar["ends_sha256"])
-            ends = np.fromfile(ends_path, _ENDS)
-            _check_tokens(tokens, sidecar, ends)
-            block = (ends + np.uint64(cumulative[-1])).tobytes()
-            digest.update(block)
-            handle.write(block)
-            shards.append(
-                {"name": path.stem, **{key: sidecar[key] for key in ("tokens", "documents", "sha256")}}
-            )
-            cumulative.append(cumulative[-1] + sidecar["tokens"])
-            documents += sidecar["documents"]
-        if facts["split"] == "train" and not cumulative[-1]:
-            raise InputError(f"{out_dir}: the train split has no tokens; a corpus cannot be empty")
-    write_json(
-        out_dir / "index.json",
-        {
-            "m_tokens": cumulative[-1],
-            "documents": documents,
-            **facts,
-            "shards": shards,
-            "cumulative_tokens": cumulative,
-            "ends_sha256": digest.hexdigest(),
-            "provenance": provenance(read[0][1]["provenance"]["config"], [path for path, _ in read]),
-        },
-    )
+def identity_of(index):
+    """Hash the content of an index, a dict, for `CorpusIndex.identity`."""
+    content = {key: value for key, value in index.items() if key != "provenance"}
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 class CorpusIndex:
@@ -172,39 +106,37 @@ class CorpusIndex:
         Vocabulary size V, and the id of the end-of-text token.
     ends : ndarray of uint64, shape (documents,)
         Position after each document's EOT, memory-mapped.
+    index : dict
+        ``index.json`` as it is.
+    identity : str
+        SHA-256 of the canonical JSON of ``index.json`` without its provenance: what is counted, whoever
+        indexed it with which version. Draws are derived from it (`tokenbounds.corpus.sampling.draw_key`).
     """
 
     def __init__(self, folder):
         self.folder = Path(folder)
         path = self.folder / "index.json"
         index = read_json(path)
-        try:
-            self.m, self.documents, self.vocab_size, self.eot_id = (
-                index[key] for key in ("m_tokens", "documents", "vocab_size", "eot_id")
-            )
-            self._shards, self._cumulative = index["shards"], np.array(index["cumulative_tokens"], np.int64)
-            self._dtype = np.dtype(index["dtype"])
-            ends_sha256 = index["ends_sha256"]
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}: not an index of token shards ({error} is missing or of the wrong type)"
-            ) from None
-        _check_dtype(path, index)
-        if (
-            not np.array_equal(np.diff(self._cumulative), [shard["tokens"] for shard in self._shards])
-            or self._cumulative[-1] != self.m
-        ):
-            raise InputError(
-                f"{path}: m_tokens {self.m} and cumulative_tokens are not the sums of the shards' tokens"
-            )
+        check_index(path, index)
+        check_dtype(path, index)
+        self.index, self.identity = index, identity_of(index)
+        self.m, self.documents, self.vocab_size, self.eot_id = (
+            index[key] for key in ("m_tokens", "documents", "vocab_size", "eot_id")
+        )
+        self._shards, self._cumulative = index["shards"], np.array(index["cumulative_tokens"], np.int64)
+        self._dtype = np.dtype(index["dtype"])
         ends_path = self.folder / "ends.bin"
-        _check_size(ends_path, self.documents * _ENDS.itemsize)
-        check_sha256(ends_path, ends_sha256)
-        self.ends = np.memmap(ends_path, _ENDS, "r") if self.documents else np.empty(0, _ENDS)
+        check_size(ends_path, self.documents * ENDS.itemsize)
+        check_sha256(ends_path, index["ends_sha256"])
+        self.ends = np.memmap(ends_path, ENDS, "r") if self.documents else np.empty(0, ENDS)
         if self.documents and int(self.ends[-1]) != self.m:
             raise InputError(
                 f"{ends_path}: the last document ends at {self.ends[-1]}, expected m_tokens {self.m}"
             )
+        for start in range(0, self.documents - 1, _BLOCK_BYTES):
+            block = self.ends[start : start + _BLOCK_BYTES + 1]
+            if (block[1:] <= block[:-1]).any():
+                raise InputError(f"{ends_path}: documents do not end in increasing order")
 
     def check(self, positions):
         """Raise an `InputError` unless all `positions` are in 0..m-1; return them as int64."""
@@ -218,7 +150,7 @@ class CorpusIndex:
     def document_of(self, positions):
         """Return the number of the document that holds each position (its EOT included). Any shape, int64."""
         # uint64 on both sides: with int64, NumPy would compare copies in float64.
-        return np.searchsorted(self.ends, self.check(positions).astype(_ENDS), side="right")
+        return np.searchsorted(self.ends, self.check(positions).astype(ENDS), side="right")
 
     def document_start(self, positions):
         """Return the position of the first token of each position's document. Any shape, int64."""
@@ -248,7 +180,7 @@ class TokenStore(CorpusIndex):
         if verify is None:
             verify = self.m * self._dtype.itemsize <= _VERIFIED_BYTES
         for shard in self._shards:
-            _check_size(self.folder / f"{shard['name']}.bin", shard["tokens"] * self._dtype.itemsize)
+            check_size(self.folder / f"{shard['name']}.bin", shard["tokens"] * self._dtype.itemsize)
         self._unverified = set(range(len(self._shards))) if verify else set()
         self._shard = functools.lru_cache(_OPEN_SHARDS)(self._open)
 
@@ -269,13 +201,20 @@ class TokenStore(CorpusIndex):
         document = 0
         for number, shard in enumerate(self._shards):
             ends = self.ends[document : document + shard["documents"]] - np.uint64(self._cumulative[number])
-            _check_tokens(self.folder / f"{shard['name']}.bin", facts | {"sha256": shard["sha256"]}, ends)
+            check_tokens(self.folder / f"{shard['name']}.bin", facts | {"sha256": shard["sha256"]}, ends)
             self._unverified.discard(number)
             document += shard["documents"]
-        if document != self.documents:
-            raise InputError(
-                f"{self.folder / 'index.json'}: {document} documents in the shards, expected {self.documents}"
-            )
+
+    def shards(self):
+        """Return (tokens, ends) of each shard: its token ids, memory-mapped, and the position in it after
+        each of its documents."""
+        pairs, document = [], 0
+        for number, shard in enumerate(self._shards):
+            stop = document + shard["documents"]
+            ends = self.ends[document:stop] - np.uint64(self._cumulative[number])
+            pairs.append((self._shard(number) if shard["tokens"] else np.empty(0, self._dtype), ends))
+            document = stop
+        return pairs
 
     def tokens(self, start, stop):
         """Read the tokens x_start..x_{stop-1}, across shards.

@@ -4,8 +4,7 @@ A tokenizer here adds nothing of its own: no token before or after a text, no tr
 a special token is text (Python sources do contain ``<|endoftext|>``). The end-of-text token (EOT) is appended
 to each document by `tokenbounds.corpus.shards.tokenize_shard`, and is nowhere else.
 
-A prepared tokenizer is a folder: ``tokenizer.json`` (library `tokenizers`) or ``tokenizer.model``
-(SentencePiece), and ``info.json`` with its kind, vocabulary size, EOT and hash."""
+A prepared tokenizer is a folder (`tokenbounds.corpus.tokenizer_folder`)."""
 
 import json
 import re
@@ -20,8 +19,18 @@ from tokenbounds.config.schema import Corpus
 from tokenbounds.corpus.documents import TOKENIZER, read_manifest
 from tokenbounds.corpus.readers import read_range
 from tokenbounds.corpus.store import token_dtype
+from tokenbounds.corpus.synthetic.vocabularies import is_of_the_program
+from tokenbounds.corpus.tokenizer_folder import (
+    FREE,
+    INFO,
+    TRAINED_ON,
+    archive_bytes,
+    read_info,
+    text_digest,
+    write_trained_on,
+)
 from tokenbounds.errors import InputError
-from tokenbounds.io.files import atomic_folder, check_sha256, read_json, sha256_file, write_json
+from tokenbounds.io.files import atomic_folder, check_sha256, sha256_file, write_json
 from tokenbounds.io.provenance import provenance
 
 # Ids of a text by the published GPT-2 tokenizer, which a wrong or half-read vocabulary would not give.
@@ -290,7 +299,7 @@ def training_documents(corpus: Corpus, manifest_path, roles_path):
 
 
 def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None, other=None):
-    """Write a corpus's tokenizer: ``tokenizer.json`` or ``tokenizer.model``, and ``info.json``.
+    """Write the folder of a corpus's tokenizer (`tokenbounds.corpus.tokenizer_folder`).
 
     Parameters
     ----------
@@ -308,8 +317,8 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
     Raises
     ------
     InputError
-        A missing or unreadable file, a vocabulary that is not GPT-2's, or an EOT that is not in the
-        vocabulary.
+        A missing or unreadable file, a vocabulary that is not GPT-2's, an EOT that is not in the vocabulary,
+        or a tokenizer with nothing to assume that is said to be assumed.
     """
     config = corpus.tokenizer
     kind = config.kind
@@ -317,8 +326,10 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         if kind == "train":
             if documents is None:
                 raise ValueError("tokenizer.train needs documents to train on")
-            source, name = None, "tokenizer.json"
-            train_tokenizer(documents, config.train.vocab_size, corpus.eot).save(str(temporary / name))
+            source, name, digests = None, "tokenizer.json", []
+            texts = (digests.append(text_digest(text)) or text for text in documents)
+            train_tokenizer(texts, config.train.vocab_size, corpus.eot).save(str(temporary / name))
+            write_trained_on(temporary, digests)
         elif kind == "gpt2":
             source, name = None, "tokenizer.json"
             _gpt2_tokenizer(config.gpt2).save(str(temporary / name))
@@ -339,8 +350,10 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         elif kind == "corpus":
             if other is None:
                 raise ValueError("tokenizer.corpus needs the folder of the other corpus's tokenizer")
-            name = read_json(Path(other) / "info.json")["file"]
+            name = read_info(other)["file"]
             source = Path(other) / name
+            if (Path(other) / TRAINED_ON).is_file():
+                shutil.copyfile(Path(other) / TRAINED_ON, temporary / TRAINED_ON)
         else:
             source, name = (
                 (config.file, "tokenizer.json")
@@ -364,9 +377,58 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
             "eot": tokenizer.eot,
             "eot_id": tokenizer.eot_id,
             "sha256": sha256_file(temporary / name),
+            "standing": _free_standing(corpus, other),
             "provenance": provenance({"tokenizer": config.model_dump(exclude_none=True), "eot": corpus.eot}),
         }
-        write_json(temporary / "info.json", info)
+        if info["standing"] is not None and config.standing == "assumed":
+            nothing = f"the tokenizer costs nothing ({info['standing']['kind']})"
+            raise InputError(
+                f"tokenizer.standing: assumed, but {nothing}; leave standing and fixed_before out"
+            )
+        if info["standing"] is None and config.standing == "assumed":
+            info["standing"] = {"kind": "assumed", "fixed_before": config.fixed_before}
+        elif info["standing"] is None:
+            # The archive does not hold the standing, so that it may be measured before its size is known.
+            write_json(temporary / INFO, info | {"standing": {"kind": "paid", "archive_bytes": 1}})
+            info["standing"] = {"kind": "paid", "archive_bytes": archive_bytes(temporary)}
+        write_json(temporary / INFO, info)
+
+
+def _free_standing(corpus, other):
+    """Return the standing of a tokenizer that costs nothing, or None."""
+    config = corpus.tokenizer
+    if config.train is not None:
+        return {"kind": "trained"}
+    if config.vocabulary is not None and is_of_the_program(config.vocabulary, corpus.eot):
+        return {"kind": "program"}
+    standing = read_info(other)["standing"]["kind"] if config.corpus is not None else None
+    if standing == "trained":
+        return {"kind": "taken", "corpus": config.corpus}
+    return {"kind": "program"} if standing == "program" else None
+
+
+def check_standing(folder):
+    """Check the standing of a prepared tokenizer as far as its folder can show it; return ``info.json``.
+
+    Raises
+    ------
+    InputError
+        A tokenizer of the program that is not one, or an archive that is larger than what is paid.
+    """
+    folder, info = Path(folder), read_info(folder)
+    standing = info["standing"]
+    if standing["kind"] == "program":
+        tokenizer = load_tokenizer(folder)
+        tokens = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
+        listed = listed_tokenizer(tokens).to_str(pretty=True)
+        if not is_of_the_program(tokens, tokenizer.eot) or listed != (folder / info["file"]).read_text():
+            raise InputError(f"{folder / info['file']}: not a vocabulary that the program defines")
+    if standing["kind"] == "paid" and (size := archive_bytes(folder)) > standing["archive_bytes"]:
+        paid = f"standing says {standing['archive_bytes']}"
+        raise InputError(f"{folder / INFO}: the tokenizer's files take {size} bytes compressed, but {paid}")
+    if standing["kind"] in FREE[:2] and not (folder / TRAINED_ON).is_file():
+        raise InputError(f"{folder / TRAINED_ON}: no such file; expected what it was trained on")
+    return info
 
 
 def _open_tokenizer(path, eot):
@@ -376,13 +438,11 @@ def _open_tokenizer(path, eot):
 def load_tokenizer(folder) -> TextTokenizer:
     """Open a tokenizer that `prepare_tokenizer` wrote; an `InputError` names its file if it was changed."""
     folder = Path(folder)
-    info = read_json(folder / "info.json")
+    info = read_info(folder)
     path = folder / info["file"]
     check_sha256(path, info["sha256"])
     tokenizer = _open_tokenizer(path, info["eot"])
     for key in ("vocab_size", "eot_id"):
         if getattr(tokenizer, key) != info[key]:
-            raise InputError(
-                f"{folder / 'info.json'}: {key} {info[key]}, but {path} has {getattr(tokenizer, key)}"
-            )
+            raise InputError(f"{folder / INFO}: {key} {info[key]}, but {path} has {getattr(tokenizer, key)}")
     return tokenizer

@@ -26,8 +26,8 @@ from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.experiments.resampling import (
     check_vocabulary,
+    context_positions,
     contexts,
-    drawn_positions,
     next_log_probabilities,
     read_resampled,
     shortened,
@@ -40,12 +40,12 @@ from tokenbounds.scoring.score import score_items
 _VISIBLE = 2  # tokens of the corpus that are rewritten per token that the model may see
 
 
-def same_tokenizer_bits(model, store, resampled, rule, *, tokens, batch_tokens, name="model"):
+def same_tokenizer_bits(model, store, resampled, rule, *, tokens, arithmetic, name="model"):
     """Score each continuation under a model with the generator's tokenizer: -log2 q(tokens | context).
 
     Parameters
     ----------
-    model, batch_tokens, name
+    model, arithmetic, name
         As for `tokenbounds.scoring.score.score_items`.
     store : TokenStore
         The corpus of the contexts.
@@ -69,17 +69,17 @@ def same_tokenizer_bits(model, store, resampled, rule, *, tokens, batch_tokens, 
     rule = shortened(rule, tokens, name)
     places, positions = contexts(store, resampled["position"], rule.length), resampled["position"]
     items = [
-        _item(with_start(context, at_start, rule), drawn, position, draw)
+        _item(with_start(context, at_start, rule), drawn, position, draw, tokens)
         for draw, ((context, at_start), drawn, position) in enumerate(
             zip(places, resampled["tokens"], positions, strict=True)
         )
     ]
-    scored = score_items(model, items, batch_tokens=batch_tokens, name=name, progress=True)
+    scored = score_items(model, items, arithmetic=arithmetic, name=name, progress=True)
     return np.array([-float(log2_q.sum()) for log2_q, *_ in scored])
 
 
-def _item(ids, targets, position, draw):
-    """Build the pass that predicts `targets`, one after the other, after `ids`.
+def _item(ids, targets, position, draw, tokens):
+    """Build the pass that predicts `targets`, at most `tokens` of them, one after the other, after `ids`.
 
     ::
 
@@ -97,10 +97,11 @@ def _item(ids, targets, position, draw):
         np.full(targets.size, first, np.int32),
         0,
         draw,
+        ids.size + tokens - 1,
     )
 
 
-def rewritten_bits(model, store, resampled, rule, source, target, *, batch_tokens, name="model"):
+def rewritten_bits(model, store, resampled, rule, source, target, *, arithmetic, name="model"):
     """Score each continuation's text under a model with another tokenizer than the generator's.
 
     With `kept`, `replaced` and `added` of `rewritten`, the bits are
@@ -112,7 +113,7 @@ def rewritten_bits(model, store, resampled, rule, source, target, *, batch_token
 
     Parameters
     ----------
-    model, store, resampled, rule, batch_tokens, name
+    model, store, resampled, rule, arithmetic, name
         As for `same_tokenizer_bits`.
     source, target : TextTokenizer
         Tokenizers of the corpus and of the model.
@@ -139,16 +140,16 @@ def rewritten_bits(model, store, resampled, rule, source, target, *, batch_token
         kept, replaced, added = split
         room = shortened(rule, added.size, name)
         ids = with_start(kept[-room.length :], at_start and kept.size <= room.length, room)
-        items.append(_item(ids, added, position, draw))
+        items.append(_item(ids, added, position, draw, added.size))
         text = spellings.text(replaced)
         if text and added[0] in (compatible := spellings.compatible(text)):
             healed.append(len(items) - 1)
             allowed.append(compatible)
-    scored = score_items(model, items, batch_tokens=batch_tokens, name=name, progress=True)
+    scored = score_items(model, items, arithmetic=arithmetic, name=name, progress=True)
     for item, (log2_q, *_) in zip(items, scored, strict=True):
         bits[item.draw] = -float(log2_q.sum())
     inputs = [items[i].ids[: items[i].first + 1] for i in healed]
-    for rows, log_p in next_log_probabilities(model, inputs, batch_tokens, name):
+    for rows, log_p in next_log_probabilities(model, inputs, arithmetic, name):
         for row, values in zip(rows, log_p, strict=True):
             bits[items[healed[row]].draw] += float(torch.logsumexp(values[allowed[row]], dim=0)) / math.log(2)
     return bits
@@ -163,10 +164,10 @@ def evaluate(
     downstream,
     *,
     name,
-    sampling,
+    scheme,
     draws,
     tokens,
-    batch_tokens,
+    seed,
     device,
 ):
     """Score a coded model on the resampled continuations, and on drawn tokens of other corpora.
@@ -177,10 +178,10 @@ def evaluate(
         The model and its tokenizer.
     resampled_path, store_folder, source_folder : path
         Continuations, the token index of their contexts, and its tokenizer.
-    downstream : list of (str, path, path, path)
-        Name, drawn positions, token index and tokenizer of each other corpus. Its tokenizer must be that of
-        the model's corpus.
-    name, sampling, draws, tokens, batch_tokens, device
+    downstream : list of (str, path, path)
+        Name, token index and tokenizer of each other corpus. Its tokenizer must be that of the model's
+        corpus.
+    name, scheme, draws, tokens, seed, device
         As for `tokenbounds.experiments.resampling.resample`, of the model.
 
     Returns
@@ -199,14 +200,14 @@ def evaluate(
     Raises
     ------
     InputError
-        A vocabulary or tokenizer is not that of the model; there are fewer draws, or fewer than two
-        continuations of whole characters; or as for `same_tokenizer_bits`.
+        A vocabulary or tokenizer is not that of the model; there are fewer than two continuations of whole
+        characters; or as for `same_tokenizer_bits`.
     """
     target = choose_device(device)
     message, model = read_model(message_path, target)
-    rule = context_rule(message, sampling, str(message_path))
+    rule = context_rule(message, scheme, str(message_path))
     store, resampled = TokenStore(store_folder), read_resampled(resampled_path)
-    common = {"batch_tokens": batch_tokens, "name": name}
+    common = {"arithmetic": message.config["contexts"]["arithmetic"], "name": name}
     sha256 = read_json(Path(tokenizer_folder) / "info.json")["sha256"]
     if sha256 == read_json(Path(source_folder) / "info.json")["sha256"]:
         check_vocabulary(message, store, message_path)
@@ -221,7 +222,7 @@ def evaluate(
         )
     mean, error = mean_and_error(scored)
     performance = {}
-    for corpus, draws_path, folder, tokenizer in downstream:
+    for corpus, folder, tokenizer in downstream:
         other = TokenStore(folder)
         check_vocabulary(message, other, message_path)
         if (other_sha256 := read_json(Path(tokenizer) / "info.json")["sha256"]) != sha256:
@@ -229,7 +230,7 @@ def evaluate(
                 f"{tokenizer}: another tokenizer (sha256 {other_sha256[:12]}...) "
                 f"than that of {name} ({sha256[:12]}...)"
             )
-        items = list(token_items(other, drawn_positions(draws_path, other, draws), rule))
+        items = list(token_items(other, context_positions(other, draws, seed, corpus), rule))
         performance[corpus] = performance_of(score_items(model, items, progress=True, **common))
     return {
         "parameters": sum(tensor.size for tensor in message.tensors.values())
@@ -262,11 +263,9 @@ def write_scores(path, models, resampled_path, store_folder, source_folder, down
             message, tokenizer, resampled_path, store_folder, source_folder, downstream, name=name, **options
         )
         evaluated.append({"model": model, "codec": codec, **scores})
-    inputs = [message for _, message, _ in models] + [
-        resampled_path,
-        *(draws for _, draws, _, _ in downstream),
-    ]
-    config = {key: options[key] for key in ("sampling", "draws", "tokens")}
+    inputs = [*(message for _, message, _ in models), resampled_path]
+    inputs += [Path(folder) / "index.json" for _, folder, _ in downstream]
+    config = {key: options[key] for key in ("scheme", "draws", "tokens", "seed")}
     write_json(path, {"models": evaluated, "provenance": provenance(config, inputs)})
 
 

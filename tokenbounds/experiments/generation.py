@@ -159,9 +159,10 @@ def samples_of(run, certificate, seed, *, prompts, tokens, temperature, count, t
     """
     entry, sampling, corpus = (
         certificate["hypothesis"]["message"],
-        certificate["sampling"]["name"],
+        certificate["sampling"],
         certificate["corpus"]["name"],
     )
+    scheme = {key: sampling[key] for key in ("mode", "context_length", "window") if key in sampling}
     path = Path(run) / entry["path"]
     if (sha256 := sha256_file(path)) != entry["sha256"]:
         raise InputError(
@@ -169,7 +170,7 @@ def samples_of(run, certificate, seed, *, prompts, tokens, temperature, count, t
             f"that of certificate {certificate['name']}"
         )
     message, model = read_model(path)
-    rule = context_rule(message, sampling, str(path))
+    rule = context_rule(message, scheme, str(path))
     tokenizer = load_tokenizer(Path(run) / "tokens" / corpus / "tokenizer")
     samples = []
     for number, (prompt, ids) in enumerate(zip(prompts, tokenizer.encode_batch(prompts), strict=True)):

@@ -20,6 +20,7 @@ from tokenbounds.errors import InputError
 from tokenbounds.io.files import atomic_path, write_json
 from tokenbounds.io.provenance import provenance
 from tokenbounds.models.folders import load_model
+from tokenbounds.models.precision import cast
 from tokenbounds.models.registry import context_length_of
 from tokenbounds.scoring.score import score_items
 
@@ -96,7 +97,7 @@ def count_right(documents, ranks, delimiter_id):
     return IntegerCounts(right, integers, sum(max(counts.values()) for counts in following.values()))
 
 
-def measure_accuracy(model, store, delimiter_id, rule, *, batch_tokens, name="model"):
+def measure_accuracy(model, store, delimiter_id, rule, *, arithmetic, name="model"):
     """Count the integers that a model predicts right in all documents of a store.
 
     Parameters
@@ -106,8 +107,8 @@ def measure_accuracy(model, store, delimiter_id, rule, *, batch_tokens, name="mo
     store : tokenbounds.corpus.store.TokenStore
     delimiter_id : int
     rule : tokenbounds.corpus.contexts.ContextRule
-    batch_tokens : int
-        Most tokens per batch.
+    arithmetic : dict
+        As for `tokenbounds.scoring.score.score_items`.
     name : str
         Name of the model, for errors.
 
@@ -133,15 +134,14 @@ def measure_accuracy(model, store, delimiter_id, rule, *, batch_tokens, name="mo
         )
     items = list(document_items(store, range(store.documents), rule))
     ranks = [[] for _ in documents]
-    for item, (_, rank, *_) in zip(
-        items, score_items(model, items, batch_tokens=batch_tokens, name=name), strict=True
-    ):
+    scored = score_items(model, items, arithmetic=arithmetic, name=name)
+    for item, (_, rank, *_) in zip(items, scored, strict=True):
         ranks[item.document].append(rank)
     return count_right(documents, [np.concatenate(passes) for passes in ranks], delimiter_id)
 
 
 def write_accuracies(
-    folder, tokens, tokenizer, out, *, levels, method, batch_tokens, device="auto", name="model"
+    folder, tokens, tokenizer, out, *, levels, method, arithmetic, device="auto", name="model"
 ):
     """Measure a trained model at each number of quantization levels, and write the counts.
 
@@ -167,8 +167,8 @@ def write_accuracies(
     levels : list of int
     method : {"uniform", "kmeans"}
         Quantization of the weights.
-    batch_tokens : int
-        Most tokens per batch.
+    arithmetic : dict
+        Arithmetic of the decoded models (`tokenbounds.config.schema.Arithmetic`).
     device : str
     name : str
         Name of the model, for errors.
@@ -188,14 +188,13 @@ def write_accuracies(
     model, config = load_model(folder)
     length = context_length_of(config)
     rule = ContextRule(length, config["start_token"], config["eot_id"])
-    # A name of its own in the message: its bytes count.
-    contexts = {"recall": {"mode": "document", "context_length": length}}
+    contexts = {"arithmetic": arithmetic, "schemes": [{"mode": "document", "context_length": length}]}
     original, rows = tensors_of(model), []
     for number in levels:
         codec = {"kind": "levels", "levels": number, "method": method}
         data = encode_model(folder, codec, contexts, original)
-        decoded = model_of(decode_message(data), name).to(device)
-        counts = measure_accuracy(decoded, store, delimiter_id, rule, batch_tokens=batch_tokens, name=name)
+        decoded = cast(model_of(decode_message(data), name), arithmetic).to(device)
+        counts = measure_accuracy(decoded, store, delimiter_id, rule, arithmetic=arithmetic, name=name)
         rows.append({"levels": number, "message_bytes": len(data), **dataclasses.asdict(counts)})
     frame = pd.DataFrame(rows)
     frame["accuracy"] = frame["right"] / frame["integers"]

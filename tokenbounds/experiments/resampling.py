@@ -7,7 +7,7 @@ the corpus is drawn again from the process that made the corpus. That process is
 ::
 
     document       d0  d1  d2  d3  d4  d5  EOT
-    position                   3                 drawn by the sampling scheme
+    position                   3                 drawn by a random stream of its own
     context        d0  d1  d2                    the tokens before it, as many as the generator may see
     continuation               t0  t1            T tokens of the generator, or fewer if it draws EOT
 
@@ -25,44 +25,42 @@ import torch
 from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import read_model
 from tokenbounds.corpus.contexts import ContextRule, with_start
-from tokenbounds.corpus.sampling import read_positions
+from tokenbounds.corpus.sampling import positions_of_stream
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import atomic_path, check_sha256, read_json, sha256_file, write_json
 from tokenbounds.io.provenance import provenance
 from tokenbounds.randomness import generator
-from tokenbounds.scoring.score import batches, padded
+from tokenbounds.scoring.shapes import scored_logits
 
 SCHEMA = pa.schema(
     {"draw": pa.int64(), "position": pa.int64(), "tokens": pa.list_(pa.int32()), "log2_q": pa.float64()}
 )
-_LOGITS = 2**22  # most logits held at once
 
 
 def resample(
     message_path,
-    draws_path,
     store_folder,
     resampled_path,
     sidecar_path,
     *,
     name,
-    sampling,
+    corpus,
+    scheme,
     draws,
     tokens,
     seed,
-    batch_tokens,
     device,
 ):
-    """Draw a continuation of each drawn context from the generator, and write them to a file.
+    """Draw contexts and a continuation of each from the generator, and write them to a file.
 
     Parameters
     ----------
     message_path : path
         Message of the generator.
-    draws_path, store_folder : path
-        Drawn positions and the token index: a context holds the tokens before a position, in its document.
+    store_folder : path
+        The token index: a context holds the tokens before a drawn position, in its document.
     resampled_path : path
         Output, a parquet file with a row per draw:
 
@@ -76,51 +74,52 @@ def resample(
         Output, json: provenance and sha256 of the parquet file.
     name : str
         Name of the generator, for errors and the random stream.
-    sampling : str
-        Name of the sampling scheme, which says how much context a prediction sees.
+    corpus : str
+        Name of the corpus, for the random streams.
+    scheme : dict
+        How much context a prediction sees: an entry of the message (`tokenbounds.codecs.contexts`).
     draws : int
-        Number of contexts: those of the first draws.
+        Number of contexts.
     tokens : int
         Tokens per continuation (T); one that ends its document is shorter.
     seed : int
-        Seed of the run (stream "resample").
-    batch_tokens, device
-        As for `tokenbounds.scoring.parts.score_part`.
+        Seed of the run (streams "contexts", corpus and "resample", name, corpus).
+    device : str
+        torch device, or "auto".
 
     Raises
     ------
     InputError
-        The generator has another vocabulary than the corpus; there are fewer draws; a continuation is longer
-        than the generator's context; a prediction is not finite.
+        The generator has another vocabulary than the corpus; a continuation is longer than the generator's
+        context; a prediction is not finite.
     """
     target = choose_device(device)
     message, model = read_model(message_path, target)
     store = TokenStore(store_folder)
     check_vocabulary(message, store, message_path)
-    positions = drawn_positions(draws_path, store, draws)
-    rule = shortened(context_rule(message, sampling, str(message_path)), tokens, str(message_path))
+    positions = context_positions(store, draws, seed, corpus)
+    rule = shortened(context_rule(message, scheme, str(message_path)), tokens, str(message_path))
     inputs = [
         with_start(context, at_start, rule) for context, at_start in contexts(store, positions, rule.length)
     ]
-    uniforms = generator(seed, "resample", name, sampling).random((len(inputs), tokens))
+    uniforms = generator(seed, "resample", name, corpus).random((len(inputs), tokens))
+    arithmetic = message.config["contexts"]["arithmetic"]
     drawn, log2_q = continuations(
-        model, inputs, uniforms, eot_id=store.eot_id, batch_tokens=batch_tokens, name=name
+        model, inputs, uniforms, eot_id=store.eot_id, arithmetic=arithmetic, name=name
     )
     columns = {"draw": np.arange(len(drawn)), "position": positions, "tokens": drawn, "log2_q": log2_q}
     with atomic_path(resampled_path) as temporary:
         pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
-    config = {"sampling": sampling, "draws": draws, "tokens": tokens}
-    inputs = [message_path, draws_path, Path(store_folder) / "index.json"]
+    config = {"scheme": scheme, "draws": draws, "tokens": tokens}
+    inputs = [message_path, Path(store_folder) / "index.json"]
     facts = {"generator": name, "device": str(target), "seed": seed, "sha256": sha256_file(resampled_path)}
     write_json(sidecar_path, provenance(config, inputs, **facts))
 
 
-def drawn_positions(draws_path, store, draws):
-    """Read the first `draws` drawn positions (ndarray of int64); an `InputError` if there are fewer."""
-    positions = read_positions(draws_path, store)["position"].to_numpy()
-    if len(positions) < draws:
-        raise InputError(f"{draws_path}: {len(positions)} draws; expected at least {draws}")
-    return positions[:draws]
+def context_positions(store, draws, seed, corpus):
+    """Draw the positions of contexts (ndarray of int64) by the stream ``("contexts", corpus)``: the same for
+    all models."""
+    return positions_of_stream(store, draws, seed, "contexts", corpus)
 
 
 def check_vocabulary(message, store, where):
@@ -190,7 +189,7 @@ def contexts(store, positions, length):
         yield store.tokens(begin, position).astype(np.int64), begin == start
 
 
-def continuations(model, inputs, uniforms, *, eot_id, batch_tokens, name="generator"):
+def continuations(model, inputs, uniforms, *, eot_id, arithmetic, name="generator"):
     """Draw tokens one after the other from a model's distribution.
 
     Parameters
@@ -204,8 +203,8 @@ def continuations(model, inputs, uniforms, *, eot_id, batch_tokens, name="genera
         distribution, in the order of the ids.
     eot_id : int
         Token that ends a continuation.
-    batch_tokens : int
-        Most tokens per batch; results do not depend on it.
+    arithmetic : dict
+        As for `tokenbounds.scoring.score.score_items`.
     name : str
         Name of the model, for errors.
 
@@ -225,7 +224,7 @@ def continuations(model, inputs, uniforms, *, eot_id, batch_tokens, name="genera
     for step in range(uniforms.shape[1]):
         active = [i for i, tokens in enumerate(drawn) if eot_id not in tokens]
         grown = [np.concatenate([inputs[i], np.array(drawn[i], np.int64)]) for i in active]
-        for rows, log_p in next_log_probabilities(model, grown, batch_tokens, name):
+        for rows, log_p in next_log_probabilities(model, grown, arithmetic, name):
             chosen = [active[row] for row in rows]
             tokens = quantiles(log_p, torch.from_numpy(uniforms[chosen, step]).to(log_p.device))
             values = log_p.gather(-1, tokens[:, None])[:, 0].cpu().numpy() / math.log(2)
@@ -255,12 +254,12 @@ def quantiles(log_p, uniforms):
 
 
 @torch.inference_mode()
-def next_log_probabilities(model, inputs, batch_tokens, name):
+def next_log_probabilities(model, inputs, arithmetic, name):
     """Predict the token after each input.
 
     Parameters
     ----------
-    model, batch_tokens, name
+    model, arithmetic, name
         As for `continuations`.
     inputs : list of ndarray of int64
 
@@ -276,20 +275,13 @@ def next_log_probabilities(model, inputs, batch_tokens, name):
     InputError
         A prediction is not finite.
     """
-    device = next(model.parameters()).device
-    for batch in batches([ids.size for ids in inputs], batch_tokens):
-        lengths = [inputs[i].size for i in batch]
-        ids = torch.from_numpy(padded([inputs[i] for i in batch])).to(device)
-        hidden = model.hidden(ids)  # (B, T, width)
-        hidden = hidden[torch.arange(len(batch)), torch.tensor(lengths) - 1]
-        step = max(1, _LOGITS // model.head(hidden[:1]).shape[-1])
-        for start in range(0, len(batch), step):
-            log_p = torch.log_softmax(model.head(hidden[start : start + step]).double(), dim=-1)
-            if not log_p.isfinite().all():
-                raise InputError(
-                    f"{name}: a prediction is not finite; expected finite logits for every context"
-                )
-            yield batch[start : start + step], log_p
+    lengths = [ids.size for ids in inputs]
+    last = [np.array([length - 1]) for length in lengths]
+    for rows, _, logits in scored_logits(model, inputs, lengths, last, arithmetic=arithmetic, name=name):
+        log_p = torch.log_softmax(logits[: len(rows)].double(), dim=-1)
+        if not log_p.isfinite().all():
+            raise InputError(f"{name}: a prediction is not finite; expected finite logits for every context")
+        yield rows.tolist(), log_p
 
 
 def read_resampled(path):

@@ -5,9 +5,11 @@ import fnmatch
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from tokenbounds.errors import InputError
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d{1,9})\.tmp")
 _STALE_SECONDS = 3600.0
+# JSON takes up to some 25 times its bytes in memory.
+MOST_JSON_BYTES = 1 << 26
+_MOST_DIGITS, _MOST_LEVELS = 40, 100
 
 
 @contextlib.contextmanager
@@ -102,22 +107,106 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """Read a JSON file; an `InputError` names the file when it is absent or not JSON."""
+    """Read a JSON file; an `InputError` names the file when it is absent or not JSON.
+
+    Files may come from a stranger: what `write_json` never writes is refused too. That is a number that is not
+    finite or has more than 40 digits, a key that an object holds twice, text that is not Unicode, more than
+    100 levels, and more than `MOST_JSON_BYTES`."""
+    data = read_whole(path, MOST_JSON_BYTES)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(
+            data.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_short,
+            object_pairs_hook=_distinct,
+        )
+        _check_values(value)
+        return value
+    except RecursionError:
+        raise InputError(f"{path}: not valid JSON (more than {_MOST_LEVELS} levels)") from None
+    except ValueError as error:  # of json, of UTF-8, and those raised below
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def _refuse_constant(name):
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.40} is too large a number")
+    return value
+
+
+def _short(text):
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits, expected at most {_MOST_DIGITS}")
+    return int(text)
+
+
+def _distinct(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"key {twice!a:.60} stands twice in an object")
+    return value
+
+
+def _check_values(value):
+    """Check the levels of a JSON value, without recursion, and that its texts can be written."""
+    level, values = 0, [value]
+    while values:
+        if level > _MOST_LEVELS:
+            raise ValueError(f"more than {_MOST_LEVELS} levels")
+        level, inner = level + 1, []
+        for part in values:
+            if isinstance(part, str):
+                part.encode()  # half a surrogate pair is no text: a UnicodeEncodeError is a ValueError
+            elif isinstance(part, dict):
+                inner += [*part, *part.values()]
+            elif isinstance(part, list):
+                inner += part
+        values = inner
+
+
+def file_size(path):
+    """Return the bytes of a regular file; an `InputError` names anything else: a pipe or a device might never
+    end."""
+    try:
+        status = os.stat(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{ascii(str(path))[1:-1]}: cannot be read ({reason})") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise InputError(f"{path}: {kind}; expected a file")
+    return status.st_size
+
+
+def read_whole(path, most):
+    """Read a regular file of at most `most` bytes; an `InputError` names any other."""
+    if (size := file_size(path)) > most:
+        raise InputError(f"{path}: {size} bytes; expected at most {most}")
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(most)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def sha256_file(path):
     """Compute the hexadecimal sha256 of a file, read in blocks."""
+    file_size(path)
     try:
         with open(path, "rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def check_sha256(path, expected, actual=None):

@@ -56,6 +56,12 @@ class GPTConfig(HypothesisConfig):
         None, description="Random values that the message leaves out; with a structure or a subspace only."
     )
 
+    @property
+    def longest(self):
+        """Longest input in tokens; a model without context sees the start token."""
+        length = self.architecture.context_length
+        return length if self.last_tokens is None else min(length, max(1, self.last_tokens))
+
     @model_validator(mode="after")
     def _check(self):
         if (self.structure or self.subspace) and not self.init:
@@ -139,7 +145,7 @@ class GPT(nn.Module):
     def __init__(self, architecture, vocab_size, structure=None):
         super().__init__()
         self.architecture = shape = Architecture.model_validate(architecture)
-        self.vocab_size = vocab_size
+        self.vocab_size, self.longest = vocab_size, shape.context_length
         self.embedding = Embedding(vocab_size, shape.width)  # also the head
         self.vocabulary = None  # head of a structured model, and its embedding unless that is frozen
         self.positions = (
@@ -175,7 +181,9 @@ class GPT(nn.Module):
         """
         config = GPTConfig.model_validate(config)
         if config.init is None:
-            return cls(config.architecture, config.vocab_size)
+            model = cls(config.architecture, config.vocab_size)
+            model.longest = config.longest
+            return model
         model, check = cls._drawn(config, config.init.seed)
         if check is not None and check != config.init.check:
             raise InputError(
@@ -214,6 +222,7 @@ class GPT(nn.Module):
         On the meta device nothing is drawn, and the CRC32 is None.
         """
         model = cls(config.architecture, config.vocab_size, config.structure)
+        model.longest = config.longest
         abstract = model.final_norm.weight.is_meta
         if not abstract:
             model.initialize(seed)
@@ -273,10 +282,13 @@ class GPT(nn.Module):
     def check(self):
         """Compute the CRC32 of all drawn values that are not in the message: the frozen tensors."""
         crc = 0
-        for name, tensor in self.named_buffers():
-            if name not in ("cos", "sin"):
-                crc = zlib.crc32(tensor.contiguous().numpy(), crc)
+        for _, tensor in self.frozen():
+            crc = zlib.crc32(tensor.contiguous().numpy(), crc)
         return crc
+
+    def frozen(self):
+        """Yield (name, tensor) of all weights that do not train: buffers, which are not in the message."""
+        yield from ((name, tensor) for name, tensor in self.named_buffers() if name not in ("cos", "sin"))
 
     def layout(self):
         """List (name, shape) of every tensor, in a fixed order; the tied head and embedding appear once."""
@@ -297,9 +309,10 @@ class GPT(nn.Module):
         return self.final_norm(x)
 
     def head(self, hidden):
-        """Compute logits (..., V) of states (..., W), in float32 even under autocast."""
+        """Compute logits (..., V) of states (..., W), in the type of the weights even under autocast; float32
+        numbers."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return self._logits(hidden.float()).float()
+            return self._logits(hidden.to(self.final_norm.weight.dtype)).float()
 
     def _logits(self, hidden):
         if self.vocabulary is None:

@@ -21,14 +21,9 @@ from tokenbounds.config.schema.base import checked
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json
 from tokenbounds.models.folders import CONFIG_FILE, WEIGHTS_FILE
+from tokenbounds.models.prediction_keys import BOOKKEEPING, canonical_entries
 from tokenbounds.models.registry import errors_named, fill_model
-from tokenbounds.models.transformers import (
-    BOOKKEEPING,
-    CausalLM,
-    CausalLMConfig,
-    canonical_entries,
-    library_config,
-)
+from tokenbounds.models.transformers import CausalLM, CausalLMConfig, library_config
 
 INDEX_FILE = "model.safetensors.index.json"
 # Causal masks and rotary frequencies: old checkpoints hold them beside their weights, the library computes

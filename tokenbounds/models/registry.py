@@ -12,6 +12,8 @@ A family is a class with
 ``layout()``               (name, shape) of each tensor of its message, in a fixed order, on any device
 ``hidden(ids)``            States (B, T, W) of token ids (B, T)
 ``head(hidden)``           Float32 logits (B, T, V) over the real tokens
+``longest``                Longest input in tokens; optional: without it, inputs are padded beyond any limit
+``frozen()``               (name, tensor) of weights that are no parameters; optional
 =========================  ==============================================================================
 """
 

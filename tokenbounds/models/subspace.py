@@ -184,6 +184,7 @@ class Subspace(nn.Module):
     def __init__(self, inner, dimension, seed):
         super().__init__()
         self.architecture, self.vocab_size = inner.architecture, inner.vocab_size
+        self.longest = getattr(inner, "longest", None)
         shared = {}  # a tied parameter has several names
         for name, parameter in inner.named_parameters(remove_duplicate=False):
             shared.setdefault(parameter, []).append(name)

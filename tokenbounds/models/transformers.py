@@ -14,7 +14,6 @@ vocabulary, which are cut off.
 """
 
 import contextlib
-import json
 import math
 import re
 from typing import Any, Literal
@@ -27,18 +26,13 @@ from tokenbounds.config.schema import HypothesisConfig
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import canonical_json
 from tokenbounds.models.layers import fill_nan, mean_loss_nats
+from tokenbounds.models.prediction_keys import canonical_entries
 from tokenbounds.randomness import generator, normals
 
-# Keys of a transformers config that affect no prediction. Dropout (any key with "drop" in it) is among them,
-# because it is always zero here.
-BOOKKEEPING = re.compile(
-    r"_.*|.*drop.*|summary_.*|architectures|auto_map|(torch_)?dtype|transformers_version|(b|e)os_token_id|"
-    r"use_cache|initializer_range|pretraining_tp|output_(hidden_states|attentions)|return_dict|"
-    r"chunk_size_feed_forward|is_encoder_decoder|id2label|label2id|problem_type|attn_implementation|"
-    r"experts_implementation|fusion_config|transformers_weights"
-)
 # Weights that write to the residual stream.
 _RESIDUAL = re.compile(r"\.(o_proj|down_proj|c_proj|attention\.dense|dense_4h_to_h)\.weight$")
+# An expert with a capacity refuses tokens when others of the batch are many.
+_CAPACITY = re.compile(r".*(expert_capacity|capacity_factor).*")
 _PROBE_TOKENS = 64
 # Relative difference; rounding in float32 causes 1e-6, one later token in a context of 32 more than 1e-2.
 _PROBE_TOLERANCE = 1e-3
@@ -50,7 +44,7 @@ class CausalLMConfig(HypothesisConfig):
     family: Literal["transformers"] = Field(description="Model family.")
     transformers: dict[str, Any] = Field(
         description="`model_type` and all other keys of the transformers configuration that affect "
-        "predictions, each with its value: the library's defaults change with its version."
+        "predictions, and no others, each with its value: the library's defaults change with its version."
     )
     context_length: PositiveInt = Field(description="Longest input in tokens.")
 
@@ -78,6 +72,7 @@ class CausalLM(nn.Module):
     def __init__(self, config, transformers_config, *, draw=False):
         super().__init__()
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
+        self.longest = config.context_length
         self.model_type = transformers_config.model_type
         _check_positions(transformers_config, config.context_length)
         self.lm = _new_lm(transformers_config, draw)
@@ -120,12 +115,18 @@ class CausalLM(nn.Module):
         lm_config = library_config(config.transformers)
         read = canonical_entries(lm_config)
         for key, value in config.transformers.items():
-            if key not in read or read[key] != value:
+            if key not in read or canonical_json(read[key]) != canonical_json(value):
                 instead = f"{read[key]!r:.60}" if key in read else "nothing"
                 raise InputError(
                     f"transformers.{key}: the installed transformers reads {instead}, expected {value!r:.60}"
                 )
         return cls(config, lm_config)
+
+    @classmethod
+    def canonical(cls, config):
+        """Return a hypothesis configuration with all keys of ``transformers`` that affect predictions, as the
+        installed library reads them, and no others."""
+        return config | {"transformers": canonical_entries(library_config(config["transformers"]))}
 
     @classmethod
     def create(cls, config, seed):
@@ -230,9 +231,10 @@ class CausalLM(nn.Module):
         return self._states(ids)
 
     def head(self, hidden):
-        """Compute logits (..., V) of states (..., W), in float32 even under autocast."""
+        """Compute logits (..., V) of states (..., W), in the type of the weights even under autocast; float32
+        numbers."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return self._logits(hidden.float()).float()
+            return self._logits(hidden.to(self.lm.get_output_embeddings().weight.dtype)).float()
 
     def forward(self, ids, targets):
         """Compute the mean loss in nats per token of predicting `targets` (B, T) from `ids` (B, T).
@@ -346,6 +348,7 @@ def library_config(entries):
         raise InputError(
             f"transformers: not a configuration of model_type '{name}' ({one_line(error)})"
         ) from None
+    check_experts(lm_config.to_dict())
     if lm_config.is_encoder_decoder:
         raise InputError(f"transformers.model_type: '{name}' is an encoder and a decoder; expected {example}")
     for key, value in lm_config.to_dict().items():
@@ -360,30 +363,20 @@ def library_config(entries):
     return lm_config
 
 
-def canonical_entries(lm_config):
-    """Select the keys of a library configuration that affect predictions, as plain JSON data.
+def check_experts(entries, prefix="transformers"):
+    """Raise an `InputError` if tokens are routed to experts with a capacity.
 
-    Parameters
-    ----------
-    lm_config : transformers.PreTrainedConfig
-
-    Returns
-    -------
-    dict
-        Keys with their values, defaults included.
-
-    Raises
-    ------
-    InputError
-        A value is not JSON.
+    Which tokens such an expert refuses depends on other inputs of the batch (docs/theory.md, section 13).
+    Without a capacity only rounding does, which every run measures.
     """
-    try:
-        entries = json.loads(canonical_json(lm_config.to_dict()))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"transformers: a value of model_type '{lm_config.model_type}' is not JSON ({one_line(error)})"
-        ) from None
-    return {key: value for key, value in entries.items() if not BOOKKEEPING.fullmatch(key)}
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            check_experts(value, f"{prefix}.{key}")
+        elif _CAPACITY.fullmatch(str(key)) and value not in (None, 0):
+            raise InputError(
+                f"{prefix}.{key}: {value!r:.60}; expected experts without a capacity: with one a prediction "
+                "depends on the other inputs of its batch"
+            )
 
 
 def _check_positions(lm_config, context_length):

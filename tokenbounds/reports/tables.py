@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenbounds.bounds import Bpd, TopK
+from tokenbounds.bounds import CONDITIONING, Bpd, TopK
 from tokenbounds.bounds.methods import HEADLINE, METHODS
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.io.files import read_json, write_text
@@ -16,10 +16,10 @@ TERMS = {
     "risk": "empirical_risk",
     "complexity": "complexity_term",
     "draws": "subsample_term",
-    "slack": "slack_term",
 }
 TERMS_CAPTION = "Terms of each BPD bound, in bits. (cap): the largest possible loss, less than their sum."
 BY_ITSELF = "Each bound holds by itself with the probability that its certificate states."
+NOT_PAIRED = "Each row has draws of its own, so that the rows are not paired."
 
 
 def frame(certificates, labels, top_k, val_losses_nats=None):
@@ -95,36 +95,47 @@ def flag(certificate):
     return f" [suspect: {check['bits_per_token']:.1f} bits on {check['documents']} documents]"
 
 
-def shown_methods(data):
-    """List the methods that a table shows: those that bound every kind of metric, in every column."""
+def shown_methods(data, further=()):
+    """List the methods that a table shows: those that bound every kind of metric, in every column.
+
+    Those of `further` are shown too if they bound the bits per token.
+    """
     suffix = "_saving_percent"
     metrics = [column.removesuffix(suffix) for column in data if column.endswith(suffix)]
-    shown = [name for name, method in METHODS.items() if {Bpd, TopK} <= set(method.can_bound)]
-    return [name for name in shown if all(f"{metric}_{name}" in data for metric in metrics)]
+    needed = {name: ["bpd"] for name in further}
+    needed |= {name: metrics for name, method in METHODS.items() if {Bpd, TopK} <= set(method.can_bound)}
+    listed = [name for name in METHODS if name in needed]
+    return [name for name in listed if all(f"{metric}_{name}" in data for metric in needed[name])]
 
 
-def notes(data):
-    """Compose the notes below a table: the validity of each method that it shows."""
-    return f"{'; '.join(METHODS[name].note for name in shown_methods(data))}. {BY_ITSELF}"
+def notes(data, further=()):
+    """Compose the notes below a table: the validity of each method that it shows, and of its rows."""
+    methods = "; ".join(METHODS[name].note for name in shown_methods(data, further))
+    return f"{methods}. {CONDITIONING}. {BY_ITSELF} {NOT_PAIRED}"
 
 
-def shown(data, top_k):
-    """Format the bounds for readers: per model a line for the risk and one per method; errors in percent."""
+def shown(data, top_k, further=()):
+    """Format the bounds for readers: per model a line for the risk and one per method; errors in percent.
+
+    The methods `further` have empty cells for errors that they do not bound.
+    """
     columns = {"BPD": ("bpd", 1), **{f"top-{k} [%]": (f"top{k}", 100) for k in top_k}}
-    methods = {name: METHODS[name].label for name in shown_methods(data)}
+    methods = {name: METHODS[name].label for name in shown_methods(data, further)}
     rows = []
     for line in data.to_dict("records"):
         guess = pd.isna(line["message_bytes"])
         for name, title in {"risk": ""}.items() if guess else ({"risk": "risk"} | methods).items():
-            values = {column: scale * line[f"{metric}_{name}"] for column, (metric, scale) in columns.items()}
+            bounded = {column: key for column, key in columns.items() if f"{key[0]}_{name}" in line}
+            values = {column: scale * line[f"{metric}_{name}"] for column, (metric, scale) in bounded.items()}
             if any(map(pd.isna, values.values())):  # made without this method
                 continue
+            cells = {column: f"{values[column]:.2f}" if column in values else "" for column in columns}
             first = name == "risk"
             row = {
                 "model": line["label"] if first else "",
                 "C(h) [kB]": f"{line['message_bytes'] / 1000:,.1f}" if first and not guess else "",
                 "": title,
-                **{column: f"{value:.2f}" for column, value in values.items()},
+                **cells,
                 "BPD saving": f"{line['bpd_saving_percent']:.0f}%" if name == HEADLINE.name else "",
             }
             if "val_loss_nats" in line:
@@ -133,9 +144,9 @@ def shown(data, top_k):
     return pd.DataFrame(rows)
 
 
-def shown_terms(data):
+def shown_terms(data, further=()):
     """Format the terms of each BPD bound, in bits."""
-    methods, rows = shown_methods(data), []
+    methods, rows = shown_methods(data, further), []
     for line in data[data["message_bytes"].notna()].to_dict("records"):
         names = [name for name in methods if pd.notna(line[f"bpd_{name}"])]
         for name in names:
@@ -151,13 +162,16 @@ def shown_terms(data):
     return pd.DataFrame(rows)
 
 
-def write_table(certificates, labels, top_k, caption, *, csv, md, tex, val_losses_nats=None):
-    """Write a table as csv (every number), markdown (bounds and their terms) and LaTeX (bounds)."""
+def write_table(certificates, labels, top_k, caption, *, csv, md, tex, methods=(), val_losses_nats=None):
+    """Write a table as csv (every number), markdown (bounds and their terms) and LaTeX (bounds).
+
+    `methods` names further methods to show, beside those that bound every metric.
+    """
     data = frame(certificates, labels, top_k, val_losses_nats)
     write_csv(csv, data)
-    view = shown(data, top_k)
-    terms = markdown(shown_terms(data), TERMS_CAPTION)
-    write_text(md, f"{markdown(view, caption)}\n{terms}\n{notes(data)}\n")
+    view = shown(data, top_k, methods)
+    terms = markdown(shown_terms(data, methods), TERMS_CAPTION)
+    write_text(md, f"{markdown(view, caption)}\n{terms}\n{notes(data, methods)}\n")
     write_text(tex, latex(view, caption))
 
 
@@ -166,5 +180,5 @@ def draw(inputs, spec, outputs):
     certificates = best_of([read_certificate(path) for path in inputs["certificates"]], spec["counts"])
     models = {Path(path).parent.name: read_json(path) for path in inputs.get("models", [])}
     losses = {name: model["provenance"]["final"]["val_loss_nats"] for name, model in models.items()}
-    options = {"top_k": spec["top_k"], "caption": spec["caption"], "val_losses_nats": losses or None}
-    write_table(certificates, spec["labels"], **options, **outputs)
+    options = {key: spec[key] for key in ("top_k", "caption", "methods")}
+    write_table(certificates, spec["labels"], **options, val_losses_nats=losses or None, **outputs)

@@ -25,7 +25,7 @@ _SAMPLED = (
 )
 
 
-def write_text_table(run, certificates, labels, top_k, caption, options, seed, *, csv, md, tex):
+def write_text_table(run, certificates, labels, top_k, caption, options, seed, *, csv, md, tex, methods=()):
     """Generate text with the hypotheses of some certificates and write it beside their bounds.
 
     The csv has a line per sample, with every number of the certificate and the text as it is; markdown and
@@ -44,6 +44,8 @@ def write_text_table(run, certificates, labels, top_k, caption, options, seed, *
     seed : int
         The run's seed.
     csv, md, tex : path
+    methods : sequence of str
+        Further methods to show.
     """
     data = frame(certificates, labels, top_k)
     progress = tqdm(certificates, desc="generate", unit="row", disable=None)
@@ -55,8 +57,8 @@ def write_text_table(run, certificates, labels, top_k, caption, options, seed, *
     write_csv(csv, table, quoting=csv_format.QUOTE_NONNUMERIC)
     rows = list(zip(labels, certificates, generated, strict=True))
     texts = "".join(_markdown_row(label, certificate, samples) for label, certificate, samples in rows)
-    below = f"{_SAMPLED.format(decoding=_decoding(options))}\n\n{notes(data)}"
-    write_text(md, f"{markdown(shown(data, top_k), caption)}\n{below}\n{texts}")
+    below = f"{_SAMPLED.format(decoding=_decoding(options))}\n\n{notes(data, methods)}"
+    write_text(md, f"{markdown(shown(data, top_k, methods), caption)}\n{below}\n{texts}")
     write_text(tex, _latex_table(rows, caption))
 
 
@@ -174,5 +176,8 @@ def draw(inputs, spec, outputs):
     torch.set_num_threads(spec["threads"])
     run = Path(inputs["certificates"][0]).parent.parent
     chosen = best_of([read_certificate(path) for path in inputs["certificates"]], spec["counts"])
-    options = {"options": spec["samples"], **{key: spec[key] for key in ("top_k", "caption", "seed")}}
+    options = {
+        "options": spec["samples"],
+        **{key: spec[key] for key in ("top_k", "caption", "seed", "methods")},
+    }
     write_text_table(run, chosen, spec["labels"], **options, **outputs)

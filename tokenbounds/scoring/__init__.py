@@ -11,9 +11,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "acceptance": ["check_passed"],
-        "parts": ["draw_items", "records_table", "score_part"],
+        "draws": ["draw_items", "message_draws"],
+        "parts": ["records_table", "score_part"],
         "records": ["SCHEMA", "read_records", "read_sidecars", "write_records"],
+        "reproducibility": ["Reproducibility"],
         "sanity_check": ["loss_on_documents"],
-        "score": ["features", "rank_interval", "rescoring_difference", "score_items"],
+        "score": ["features", "rank_interval", "score_items"],
     },
 )

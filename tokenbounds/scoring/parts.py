@@ -1,44 +1,34 @@
-"""One scoring job: the records of one part of a sampling scheme's draws.
-
-::
-
-    draws     0 1 2 3 | 4 5 6 7 | 8 9 ...
-    part         0    |    1    |    2
-
-Parts are consecutive draws, so the records of all parts, joined, are in draw order.
-"""
+"""One scoring job: the records of one part of a message's draws."""
 
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import read_model
-from tokenbounds.corpus.contexts import document_items, token_items, window_items
-from tokenbounds.corpus.sampling import read_positions
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.devices import choose_device
-from tokenbounds.errors import InputError
 from tokenbounds.io.files import sha256_file, write_json
 from tokenbounds.io.provenance import provenance
+from tokenbounds.scoring.draws import draw_items, message_draws
 from tokenbounds.scoring.records import ALPHA, SCHEMA, write_records
-from tokenbounds.scoring.score import rescoring_difference, score_items
+from tokenbounds.scoring.reproducibility import reproducibility
+from tokenbounds.scoring.score import score_items
 
 
 def score_part(
     message_path,
-    draws_path,
     store_folder,
     records_path,
     sidecar_path,
     *,
     name,
-    sampling,
+    context,
+    n,
+    beacon,
     part,
     parts,
     seed,
-    batch_tokens,
     device,
 ):
     """Score the draws of one part and write their records.
@@ -46,64 +36,49 @@ def score_part(
     Parameters
     ----------
     message_path : path
-        The coded model; the model to score is decoded from it.
-    draws_path : path
-        Drawn positions, windows or documents.
+        The coded model; the model to score is decoded from it, and the draws are derived from it.
     store_folder : path
         Folder of the token index.
     records_path, sidecar_path : path
-        Outputs: parquet; and json with its sha256, those of the inputs, and the largest difference from a
-        second scoring in another batch shape (``epsilon_nats``).
+        Outputs: parquet; and json with its sha256, those of the inputs, and how far scores changed when a
+        sample was scored again beside other inputs (``epsilon_nats``, ``entropy_epsilon_bits``: 0 where all
+        were the same bits).
     name : str
         The model's name in errors and on the progress bar.
-    sampling : str
-        Name of the sampling scheme.
+    context : dict
+        Scheme: ``mode``, ``context_length`` and, for windows, ``window``; one of the message's.
+    n : int
+        Number of draws of all parts.
+    beacon : str
+        See `tokenbounds.corpus.sampling.draw_key`.
     part, parts : int
         Number of this part, from 0, and number of parts.
     seed : int
         The run's seed (stream "rescore").
-    batch_tokens : int
-        Most tokens per batch.
     device : str
         torch device, or "auto".
     """
     target = choose_device(device)
     message, model = read_model(message_path, target)
-    store, source = TokenStore(store_folder), str(message_path)
-    items = list(draw_items(message, store, draws_path, sampling, part, parts, name=source))
-    scored = score_items(model, items, batch_tokens=batch_tokens, name=name, progress=True)
-    epsilon = rescoring_difference(
-        model, items, scored, seed=seed, stream=f"{name}.{sampling}.{part}", name=name
+    arithmetic, store = message.config["contexts"]["arithmetic"], TokenStore(store_folder)
+    draws, key = message_draws(message_path, store, context, n, beacon)
+    items = list(draw_items(message, store, draws, context, part=part, parts=parts, name=str(message_path)))
+    scored = score_items(model, items, arithmetic=arithmetic, name=name, progress=True)
+    scheme = {**context, "n": n, "beacon": beacon}
+    changes = reproducibility(
+        model, items, scored, arithmetic=arithmetic, seed=seed, stream=f"{key.hex()}.{part}", name=name
     )
     write_records(records_path, records_table(items, scored))
-    config = {"sampling": sampling, "part": part, "parts": parts}
     facts = {
-        "epsilon_nats": epsilon,
+        "epsilon_nats": changes.epsilon_nats,
+        "entropy_epsilon_bits": changes.entropy_epsilon_bits,
         "device": str(target),
-        "dtype": "float32",
-        "batch_tokens": batch_tokens,
+        "dtype": arithmetic["dtype"],
         "seed": seed,
     }
-    inputs = [message_path, draws_path, Path(store_folder) / "index.json"]
+    config = {"sampling": scheme, "part": part, "parts": parts}
+    inputs = [message_path, Path(store_folder) / "index.json"]
     write_json(sidecar_path, provenance(config, inputs, sha256=sha256_file(records_path), **facts))
-
-
-def draw_items(message, store, draws_path, sampling, part=0, parts=1, name="message"):
-    """Yield the items of the draws of one part, in draw order (see `tokenbounds.corpus.contexts.Item`)."""
-    vocab_size = message.config["hypothesis"]["vocab_size"]
-    if vocab_size != store.vocab_size:
-        expected = f"the corpus' vocabulary of {store.vocab_size}"
-        raise InputError(f"{name}: the model predicts {vocab_size} tokens; expected {expected}")
-    rule = context_rule(message, sampling, name)
-    draws = read_positions(draws_path, store)
-    first, stop = (len(draws) * number // parts for number in (part, part + 1))
-    context = message.config["contexts"][sampling]
-    if context["mode"] == "token":
-        yield from token_items(store, draws["position"][first:stop], rule, first)
-    elif context["mode"] == "document":
-        yield from document_items(store, draws["document"][first:stop], rule, first)
-    else:
-        yield from window_items(store, draws["window"][first:stop], context["window"], rule, first)
 
 
 def records_table(items, scored):

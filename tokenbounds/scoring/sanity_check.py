@@ -15,7 +15,7 @@ from tokenbounds.scoring.acceptance import DOCUMENTS, MOST_TOKENS
 from tokenbounds.scoring.score import score_items
 
 
-def loss_on_documents(message_path, store_folder, *, name, seed, batch_tokens, device):
+def loss_on_documents(message_path, store_folder, *, name, seed, device):
     """Measure the mean loss of a message's model on the beginnings of 20 documents of its own corpus, which
     are drawn from a random stream of their own.
 
@@ -36,7 +36,7 @@ def loss_on_documents(message_path, store_folder, *, name, seed, batch_tokens, d
     scored = score_items(
         model,
         list(document_items(store, documents, rule)),
-        batch_tokens=batch_tokens,
+        arithmetic=message.config["contexts"]["arithmetic"],
         name=name,
         progress=True,
     )

@@ -1,100 +1,74 @@
 """Scoring of drawn tokens: log2 q(x_i), rank and entropy, each given the tokens of its own document only.
 
 An `Item` is one forward pass over tokens of one document with one or more predictions read off it. The input
-holds no token of another document, so no mask is needed. Items are batched by length and padded on the right,
-which a causal model cannot see; the head is applied to the scored positions only::
-
-    item 0    t t t t t t p      t  token of the input
-    item 1    t t t t p          p  prediction that is scored
-    item 2    t t p p            0  padding
-              ------------->  padded to the longest, B x T
+holds no token of another document, so no mask is needed. `tokenbounds.scoring.shapes` says in which shapes it
+is computed.
 """
 
 import math
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tokenbounds.errors import InputError
-from tokenbounds.randomness import generator
+from tokenbounds.scoring.records import RANK_TOLERANCE_NATS
+from tokenbounds.scoring.shapes import scored_logits
 
 LN2 = math.log(2)
-# Most logits held at once. On a CPU 4 MiB stay in the cache, which is three times as fast as 128 MiB; a GPU
-# wants few large steps.
-_HEAD_ELEMENTS_CPU = 2**20
-_HEAD_ELEMENTS_GPU = 2**26
-_RESCORE_TOKENS = 4096
 
 
-def batches(lengths, batch_tokens):
-    """Group items by length: yield lists of item numbers whose padded size is at most `batch_tokens` (one
-    item may exceed it alone).
-
-    Longest first, so that memory is at its peak at once and not after an hour.
-    """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    batch, longest = [], 0
-    for i in order.tolist():
-        if batch and (len(batch) + 1) * longest > batch_tokens:
-            yield batch
-            batch = []
-        if not batch:
-            longest = int(lengths[i])
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def padded(inputs):
-    """Join inputs of different lengths to one array of int64, (B, T), with zeros after the shorter ones: a
-    causal model cannot see them."""
-    ids = np.zeros((len(inputs), max(tokens.size for tokens in inputs)), dtype=np.int64)
-    for row, tokens in enumerate(inputs):
-        ids[row, : tokens.size] = tokens
-    return ids
-
-
-def predictions(logits, targets):
+def predictions(logits, targets, tolerances=(RANK_TOLERANCE_NATS,)):
     """Compute log2 probability, rank and entropy of each row of logits.
 
     Parameters
     ----------
     logits : Tensor of float32, shape (Q, V)
     targets : Tensor of int64, shape (Q,)
+    tolerances : sequence of float
+        Differences of logits, in nats, up to which a less probable token counts as equally probable: a rank
+        for each.
 
     Returns
     -------
     log2_q : Tensor of float64, shape (Q,)
         log2 softmax(logits)[target]; sums in float64.
-    rank : Tensor of int64, shape (Q,)
-        Number of tokens at least as probable as the target, minus one: ties count against the model.
     entropy_bits : Tensor of float64, shape (Q,)
+    *ranks : Tensors of int64, shape (Q,)
+        Number of tokens at least as probable as the target, up to the tolerance, minus one: ties and
+        near-ties count against the model.
     """
     shifted = logits - logits.max(dim=-1, keepdim=True).values
     chosen = shifted.gather(-1, targets[:, None])
     exponentials = shifted.exp()
     total = exponentials.sum(dim=-1, dtype=torch.float64)
     mean_shift = (exponentials * shifted).sum(dim=-1, dtype=torch.float64) / total
-    rank = (shifted >= chosen).sum(dim=-1) - 1
-    return (chosen[:, 0].double() - total.log()) / LN2, rank, (total.log() - mean_shift).clamp(min=0) / LN2
+    ranks = ((shifted >= chosen - tolerance).sum(dim=-1) - 1 for tolerance in tolerances)
+    return (
+        (chosen[:, 0].double() - total.log()) / LN2,
+        (total.log() - mean_shift).clamp(min=0) / LN2,
+        *ranks,
+    )
 
 
-def score_items(model, items, *, batch_tokens, name="model", progress=False):
+def score_items(model, items, *, arithmetic, name="model", progress=False, rng=None):
     """Score items with a neural model.
 
     Parameters
     ----------
     model : module
-        With ``hidden(ids (B, T)) -> (B, T, width)`` and ``head(hidden) -> float32 logits (..., V)`` over the
-        V real tokens, and perhaps ``alpha_head(hidden, entropy_bits) -> alpha``.
+        With ``hidden(ids (B, T)) -> (B, T, width)`` and ``head(hidden) -> logits (..., V)`` over the V real
+        tokens, and perhaps ``alpha_head(hidden, entropy_bits) -> alpha`` and ``longest``, its longest input.
+        Its weights have the type of `arithmetic` (see `tokenbounds.models.precision.cast`).
     items : list of Item
-    batch_tokens : int
-        Most tokens per batch, padding included. Changes results by rounding only.
+    arithmetic : dict
+        Fields of `tokenbounds.config.schema.Arithmetic`, as the model's message names them: they are part of
+        the hypothesis (docs/theory.md, section 13).
     name : str
         For errors.
     progress : bool
         Show a bar on a terminal, log a timed line otherwise.
+    rng : numpy.random.Generator, optional
+        Gives the items other neighbours in other rows, which may change no result.
 
     Returns
     -------
@@ -104,15 +78,34 @@ def score_items(model, items, *, batch_tokens, name="model", progress=False):
     Raises
     ------
     InputError
-        A logit is not finite; names the model and the position.
+        A logit is not finite; names the model and the position. Or as for
+        `tokenbounds.scoring.shapes.scored_logits`.
     """
-    return [
-        (log2_q, rank, entropy, *alpha)
-        for _, log2_q, rank, entropy, *alpha in _scored(model, items, batch_tokens, name, progress)
-    ]
+    columns = _columns(model, items, arithmetic, name, progress, rng=rng)
+    return _per_item(items, _recorded(columns))
 
 
-def features(model, items, *, batch_tokens, name="model", progress=False):
+def rank_interval(model, item, tolerance_nats=RANK_TOLERANCE_NATS, *, arithmetic, name="model"):
+    """Compute the ranks that a record of an item may hold where logits were off by half of a tolerance.
+
+    Parameters
+    ----------
+    model, item, arithmetic, name
+        As for `score_items`.
+    tolerance_nats : float
+        Largest change of a difference of two logits.
+
+    Returns
+    -------
+    least, greatest : ndarray of int64, shape (Q,)
+        Ranks that count near-ties up to `RANK_TOLERANCE_NATS` minus and plus `tolerance_nats`.
+    """
+    tolerances = (RANK_TOLERANCE_NATS - tolerance_nats, RANK_TOLERANCE_NATS + tolerance_nats)
+    least, greatest = _columns(model, [item], arithmetic, name, tolerances=tolerances)["ranks"]
+    return np.maximum(least, 0), greatest
+
+
+def features(model, items, *, arithmetic, name="model", progress=False):
     """Compute the training data of a smoothing head: final states, and log2 q and entropy as `score_items`
     returns them.
 
@@ -122,68 +115,79 @@ def features(model, items, *, batch_tokens, name="model", progress=False):
         A row per scored token, in the order of the items.
     log2_q, entropy_bits : ndarray of float64, shape (Q,)
     """
-    columns = [
-        np.concatenate(column)
-        for column in zip(*_scored(model, items, batch_tokens, name, progress, states=True), strict=True)
-    ]
-    return columns[0], columns[1], columns[3]
+    columns = _columns(model, items, arithmetic, name, progress, states=True)
+    return columns["hidden"], columns["log2_q"], columns["entropy_bits"]
 
 
 @torch.inference_mode()
-def _scored(model, items, batch_tokens, name, progress, states=False):
-    """Return a list of arrays per item: its final states (Q, width), or None without `states`, and then the
-    columns of `score_items`."""
-    device = next(model.parameters()).device
-    model.eval()
-    scored, groups = [None] * len(items), list(batches([item.ids.size for item in items], batch_tokens))
-    for batch in tqdm(groups, desc=f"score {name}", unit="batch", disable=None if progress else True):
-        chosen = [items[i] for i in batch]
-        ids = padded([item.ids for item in chosen])
-        counts = [item.targets.size for item in chosen]
-        rows = np.repeat(np.arange(len(chosen)), counts)
-        columns = np.concatenate([np.arange(item.first, item.first + item.targets.size) for item in chosen])
-        targets = torch.from_numpy(np.concatenate([item.targets for item in chosen])).to(device)
-        hidden = model.hidden(torch.from_numpy(ids).to(device))  # (B, T, width)
-        hidden = hidden[torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)]  # (Q, width)
-        results = _score_hidden(model, hidden, targets)
-        wrong = ~np.isfinite(sum(results[i] for i in range(len(results)) if i != 1))
-        if wrong.any():
-            position = np.concatenate([item.positions for item in chosen])[int(np.flatnonzero(wrong)[0])]
-            raise InputError(f"{name}: the prediction for the token at position {position} is not finite")
-        bounds = np.cumsum(counts)[:-1]
-        kept = np.split(hidden.cpu().numpy(), bounds) if states else [None] * len(batch)
-        for i, *parts in zip(batch, kept, *(np.split(result, bounds) for result in results), strict=True):
-            scored[i] = parts
-    return scored
+def _columns(
+    model,
+    items,
+    arithmetic,
+    name,
+    progress=False,
+    *,
+    tolerances=(RANK_TOLERANCE_NATS,),
+    states=False,
+    rng=None,
+):
+    """Compute the arrays of all scored tokens, in the order of the items: ``log2_q``, ``entropy_bits``,
+    ``ranks`` (one per tolerance), ``alpha`` (None without a head), and with `states` ``hidden`` (Q, width).
+
+    With `rng`, neighbours are others (`tokenbounds.scoring.shapes.batches`)."""
+    targets = torch.from_numpy(np.concatenate([item.targets for item in items] or [np.zeros(0, np.int64)]))
+    count, head = len(targets), getattr(model, "alpha_head", None)
+    columns = {"log2_q": np.empty(count), "entropy_bits": np.empty(count)}
+    columns |= {"ranks": [np.empty(count, np.int64) for _ in tolerances]}
+    columns |= {"alpha": None if head is None else np.empty(count), "hidden": None}
+    chunks = scored_logits(
+        model,
+        [item.ids for item in items],
+        [item.length for item in items],
+        [np.arange(item.first, item.first + item.targets.size) for item in items],
+        arithmetic=arithmetic,
+        name=name,
+        progress=progress,
+        rng=rng,
+    )
+    for places, hidden, logits in chunks:
+        real = len(places)
+        chosen = torch.zeros(len(logits), dtype=torch.int64)
+        chosen[:real] = targets[places]
+        log2_q, entropy_bits, *ranks = predictions(logits, chosen.to(logits.device), tolerances)
+        found = [(columns["log2_q"], log2_q), (columns["entropy_bits"], entropy_bits)]
+        found += zip(columns["ranks"], ranks, strict=True)
+        if head is not None:
+            found.append((columns["alpha"], head(hidden, entropy_bits)))
+        if states:
+            if columns["hidden"] is None:
+                columns["hidden"] = np.empty((count, hidden.shape[-1]), np.float32)
+            found.append((columns["hidden"], hidden.float()))
+        for column, values in found:
+            column[places] = values[:real].cpu().numpy()
+    _check_finite(items, columns, name)
+    return columns
 
 
-def _score_hidden(model, hidden, targets):
-    """Compute the arrays of all scored positions of a batch; the head is applied in chunks, so that memory
-    stays bounded."""
-    vocab_size = model.head(hidden[:1]).shape[-1]
-    step = max(1, (_HEAD_ELEMENTS_CPU if hidden.device.type == "cpu" else _HEAD_ELEMENTS_GPU) // vocab_size)
-    parts = [
-        predictions(model.head(hidden[i : i + step]).float(), targets[i : i + step])
-        for i in range(0, len(hidden), step)
-    ]
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    if getattr(model, "alpha_head", None) is not None:
-        columns.append(model.alpha_head(hidden, columns[2]))
-    return [column.cpu().numpy() for column in columns]
+def _check_finite(items, columns, name):
+    """Raise an `InputError` that names the first token whose prediction is not finite."""
+    total = columns["log2_q"] + columns["entropy_bits"]
+    wrong = np.flatnonzero(~np.isfinite(total if columns["alpha"] is None else total + columns["alpha"]))
+    if wrong.size:
+        position = np.concatenate([item.positions for item in items])[wrong[0]]
+        raise InputError(f"{name}: the prediction for the token at position {position} is not finite")
 
 
-@torch.inference_mode()
-def rank_interval(model, item, tolerance_nats):
-    """Return the least and greatest rank of each target of an item, arrays of shape (Q,), when logits may be
-    off by `tolerance_nats` > 0."""
-    device = next(model.parameters()).device
-    hidden = model.hidden(torch.from_numpy(item.ids[None]).to(device))[
-        0, item.first : item.first + item.targets.size
-    ]
-    logits = model.head(hidden).double()
-    chosen = logits.gather(-1, torch.from_numpy(item.targets).to(device)[:, None])
-    least, greatest = ((logits >= chosen + shift).sum(dim=-1) for shift in (tolerance_nats, -tolerance_nats))
-    return least.cpu().numpy(), (greatest - 1).cpu().numpy()  # the target itself is among the latter
+def _recorded(columns):
+    """List the columns of `score_items`."""
+    alpha = [] if columns["alpha"] is None else [columns["alpha"]]
+    return [columns["log2_q"], columns["ranks"][0], columns["entropy_bits"], *alpha]
+
+
+def _per_item(items, columns):
+    """Split columns of all scored tokens into a tuple of arrays per item."""
+    bounds = np.cumsum([item.targets.size for item in items])[:-1]
+    return list(zip(*(np.split(column, bounds) for column in columns), strict=True)) if items else []
 
 
 def largest_difference(scored, again):
@@ -200,43 +204,3 @@ def largest_difference(scored, again):
         )
         difference = np.maximum(difference + kept, smoothed)
     return float(difference.max())  # a NaN stays one
-
-
-def rescoring_difference(model, items, scored, *, seed, stream, sample=64, name="model"):
-    """Measure the largest difference in log-probability between a scoring run and a sample scored again, one
-    by one and in batches of other shapes.
-
-    Parameters
-    ----------
-    model, items, scored
-        Arguments and result of `score_items`.
-    seed : int
-        The run's seed.
-    stream : str
-        Name of the part, so that parts are sampled independently.
-    sample : int
-        Number of items scored again.
-
-    Returns
-    -------
-    float
-        Difference in nats: the ε of docs/theory.md, section 2.
-    """
-    chosen = generator(seed, "rescore", stream).choice(
-        len(items), size=min(sample, len(items)), replace=False
-    )
-    picked = [items[i] for i in chosen]
-    shapes = [
-        score_items(model, picked, batch_tokens=batch_tokens, name=name)
-        for batch_tokens in (1, _RESCORE_TOKENS)
-    ]
-    # np.max and not max: a NaN must come out, and be refused
-    return float(
-        np.max(
-            [
-                largest_difference(scored[i], new)
-                for again in shapes
-                for i, new in zip(chosen, again, strict=True)
-            ]
-        )
-    )

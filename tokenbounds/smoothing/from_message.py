@@ -13,6 +13,7 @@ from tokenbounds.corpus.contexts import token_items
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
+from tokenbounds.models.precision import cast
 from tokenbounds.models.smoothing_head import AlphaHead
 from tokenbounds.randomness import generator
 from tokenbounds.scoring.score import features
@@ -28,10 +29,9 @@ def head_of_message(
     bounds_settings,
     delta,
     n,
-    sampling,
+    scheme,
     choices_bits,
     seed,
-    batch_tokens,
     device,
 ):
     """Train a smoothing head on the model decoded from a message.
@@ -51,12 +51,11 @@ def head_of_message(
         The grids of the `bounds` section.
     delta, n, choices_bits
         Facts of the certificate that will be made.
-    sampling : str
-        Name of the sampling scheme, of mode token, whose contexts are used to score the tokens.
+    scheme : dict
+        How much context the scored tokens have: an entry of the message (`tokenbounds.codecs.contexts`), of
+        mode token.
     seed : int
         The run's seed.
-    batch_tokens : int
-        Most tokens per batch.
     device : str
         torch device, or "auto".
 
@@ -69,14 +68,15 @@ def head_of_message(
     message, base, store = read_message(path), Path(path).read_bytes(), TokenStore(store_folder)
     if message.head is not None:
         raise InputError(f"{path}: the message has a smoothing head; expected one without")
-    if message.config["contexts"][sampling]["mode"] != "token":
-        expected = f"expected a sampling of mode token, not '{sampling}'"
+    if scheme["mode"] != "token":
+        expected = f"expected a sampling of mode token, not {scheme['mode']}"
         raise InputError(f"{path}: a smoothing head is trained on single tokens; {expected}")
     grids = grids_of(bounds_settings)
     positions = generator(seed, "alpha_head", name).integers(0, store.m, size=codec["tokens"])
-    items = list(token_items(store, positions, context_rule(message, sampling, str(path))))
-    model = model_of(message, str(path)).to(choose_device(device))
-    hidden, log2_q, entropy_bits = features(model, items, batch_tokens=batch_tokens, name=name, progress=True)
+    items = list(token_items(store, positions, context_rule(message, scheme, str(path))))
+    arithmetic = message.config["contexts"]["arithmetic"]
+    model = cast(model_of(message, str(path)), arithmetic).to(choose_device(device))
+    hidden, log2_q, entropy_bits = features(model, items, arithmetic=arithmetic, name=name, progress=True)
     # The grids that the certificate will choose from depend on whether there are a head and entropies, not on
     # their values.
     headed = Bpd(log2_q, store.vocab_size, entropy_bits, np.ones(len(log2_q)), (codec["alpha_min"][0], 1.0))

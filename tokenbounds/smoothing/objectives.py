@@ -107,10 +107,9 @@ class RigorousAzumaObjective(Objective):
 
     def choose(self, tokens, alphas):
         """Choose lambda and b."""
-        low, high = self.interval
         _, lows, highs = self.losses(tokens.log2_q, alphas)
         square = (highs - lows).square().mean().item()
-        grid = multipliers(self.grids.lambda_exponents, self.kappa, high - low)
+        grid = multipliers(self.grids.lambda_exponents).tolist()
         best = min(grid, key=lambda multiplier: multiplier * square / 8 + self.kappa / multiplier)
         return best, self.best_b(*self.penalised(best, tokens, alphas))
 

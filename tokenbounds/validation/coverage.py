@@ -1,8 +1,8 @@
 """Check by simulation the claims of docs/theory.md: bounds that must hold, and others that must fail.
 
 Every bound is computed by the functions that the pipeline uses, on processes whose true mean is known. Writes
-coverage.csv, coverage.png and projection.csv to ``validity/`` and fills the generated parts of
-``validity.md``. Run by ``make coverage``; exits with status 1 if a verdict is not the expected one.
+coverage.csv and .png, attempts.csv and .png, and projection.csv to ``validity/`` and fills the generated
+parts of ``validity.md``. Run by ``make coverage``; exits with status 1 if a verdict is not the expected one.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from tokenbounds.bounds import clopper_pearson_upper
 from tokenbounds.io.files import write_text
 from tokenbounds.randomness import generator
 from tokenbounds.validation.coverage_common import DELTA, SEED
+from tokenbounds.validation.coverage_curves import COLUMNS, draw_curves
 from tokenbounds.validation.coverage_draws import refusals
 from tokenbounds.validation.coverage_report import coverage_text, draw, fill, projection_text
 from tokenbounds.validation.coverage_scenarios import SCENARIOS
@@ -44,30 +45,27 @@ def count(number, trials, chunk):
 
 
 def verdicts(counts, trials):
-    """Judge every bound: a row per scenario and method, of several choices the one with the most violations.
+    """Judge every bound: a row per scenario and method.
 
-    Bounds that hold may exceed delta as far as a fair binomial does once in a thousand; bounds that must fail
-    must exceed it further.
+    Of several choices the one with the most violations counts, of several values along which a scenario goes
+    the last. Bounds that hold may exceed delta as far as a fair binomial does once in a thousand; bounds that
+    must fail must exceed it further.
     """
     allowed = int(binom.ppf(1 - SIGNIFICANCE, trials, DELTA))
     rows = []
     for scenario, methods in zip(SCENARIOS, counts, strict=True):
         expectations = dict.fromkeys(scenario.breaks, "fails") | dict.fromkeys(scenario.reported, "no claim")
         for method, by_choice in methods.items():
-            violations = int(by_choice.max())
+            violations = int(by_choice[-1] if scenario.along else by_choice.max())
             expected = expectations.get(method, "holds")
             verdict = "holds" if violations <= allowed else "fails"
-            holding = clopper_pearson_upper(trials - violations, trials, SIGNIFICANCE / 2)
             rows.append(
                 {
                     "section": scenario.section,
                     "process": scenario.process,
                     "method": method,
                     "trials": trials,
-                    "violations": violations,
-                    "rate": violations / trials,
-                    "rate_low": 1 - holding,
-                    "rate_high": clopper_pearson_upper(violations, trials, SIGNIFICANCE / 2),
+                    **rates(violations, trials),
                     "allowed": allowed,
                     "expected": expected,
                     "verdict": verdict,
@@ -75,6 +73,29 @@ def verdicts(counts, trials):
                 }
             )
     return pd.DataFrame(rows)
+
+
+def rates(violations, trials):
+    """Compute the rate of violations with its exact 99.9% interval: columns of a table."""
+    holding = clopper_pearson_upper(trials - violations, trials, SIGNIFICANCE / 2)
+    return {
+        "violations": violations,
+        "rate": violations / trials,
+        "rate_low": 1 - holding,
+        "rate_high": clopper_pearson_upper(violations, trials, SIGNIFICANCE / 2),
+    }
+
+
+def curves(counts, trials):
+    """List the rates of the scenarios that go along something: a row per scenario, method and value."""
+    rows = [
+        {"section": scenario.section, "process": scenario.process, "method": method, "along": scenario.along}
+        | {"value": value, "trials": trials, **rates(int(violations), trials)}
+        for scenario, methods in zip(SCENARIOS, counts, strict=True)
+        for method, by_value in methods.items()
+        for value, violations in zip(scenario.values, by_value, strict=bool(scenario.along))
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def main(trials, out):
@@ -95,11 +116,14 @@ def main(trials, out):
         for method, violations in by_method.items():
             counts[number][method] = counts[number].get(method, 0) + violations
     table, projection = verdicts(counts, trials), pd.DataFrame([job.result() for job in projected])
-    blocks = {"coverage": coverage_text(table, refusals()), "projection": projection_text(projection)}
+    along = curves(counts, trials)
+    blocks = {"coverage": coverage_text(table, along, refusals()), "projection": projection_text(projection)}
     text = fill((out / "validity.md").read_text(encoding="utf-8"), **blocks)
-    for name, frame in (("coverage", table.drop(columns="as_expected")), ("projection", projection)):
+    frames = {"coverage": table.drop(columns="as_expected"), "attempts": along, "projection": projection}
+    for name, frame in frames.items():
         write_text(out / "validity" / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
-    draw(table, out / "validity" / "coverage.png")
+    draw(table[~table["process"].isin(along["process"])], out / "validity" / "coverage.png")
+    draw_curves(along, out / "validity" / "attempts.png")
     write_text(out / "validity.md", text)
     wrong = table[~table["as_expected"]]
     for row in wrong.itertuples():

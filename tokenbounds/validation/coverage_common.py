@@ -7,6 +7,7 @@ import numpy as np
 from tokenbounds.bounds import Bound, Grids, logit_spaced
 from tokenbounds.bounds.azuma_bounds import AzumaCertified, AzumaFormula, AzumaRigorous
 from tokenbounds.bounds.betting_bounds import Betting
+from tokenbounds.bounds.freedman_bounds import Freedman
 
 SEED, DELTA = 137, 0.05
 DELTA_NATS = -math.log(DELTA)  # all of delta on the corpus event, and no message
@@ -21,9 +22,10 @@ GRIDS = Grids(
     centre_quadratic=(0.0,),
     centre_widths=(0.6, 1.0),
     sampling_bet_sizes=logit_spaced(0.02, 0.95, 8),
-    lambda_exponents=(-2, 0, 2),
+    freedman_fractions=logit_spaced(0.01, 0.99, 8),
 )
-FORMULA, CERTIFIED, RIGOROUS, BETTING = AzumaFormula(), AzumaCertified(), AzumaRigorous(), Betting()
+FORMULA, CERTIFIED, RIGOROUS = AzumaFormula(), AzumaCertified(), AzumaRigorous()
+BETTING, FREEDMAN = Betting(), Freedman()
 RMS = "azuma, rms interval"
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from tokenbounds.bounds import (
     Bounded,
     Bpd,
-    Grids,
     azuma_terms,
     bpd_interval,
     logit_spaced,
@@ -44,10 +43,16 @@ def rms_formula(sample):
     return sample.values.mean() + azuma_terms(rms, 0.0, sample.values.size, 1, DELTA, 1.0)[0]
 
 
+def nine_multipliers(m, interval):
+    """List every second one of the absolute grid of lambda, (9,): four on each side of the best for m."""
+    nearest = round(4 * math.log2(math.sqrt(8 * DELTA_NATS / m) / interval))
+    return multipliers(range(nearest - 8, nearest + 9, 2))
+
+
 def rigorous(sample, nats):
-    """Compute `azuma_rigorous` at each multiplier of its grid, (9,), with a complexity of `nats`."""
+    """Compute `azuma_rigorous` at each of `nine_multipliers`, (9,), with a complexity of `nats`."""
     m = sample.values.size
-    grid = multipliers(Grids().lambda_exponents, DELTA_NATS / m, sample.range)
+    grid = nine_multipliers(m, sample.range).tolist()
     return np.array([penalised(sample, x).mean() + nats / m / x for x in grid])
 
 
@@ -111,9 +116,7 @@ def stopped_multipliers(rng, trials, m=1000, vocab_size=1024, alpha=0.1):
     Then alpha = 1 for ever.
     """
     low, high = bpd_interval(alpha, vocab_size)
-    scaled = np.array(multipliers(Grids().lambda_exponents, DELTA_NATS / m, 1.0))[
-        :, None
-    ]  # times the interval
+    scaled = nine_multipliers(m, high - low)[:, None] * (high - low)
     boundary = (DELTA_NATS / scaled + scaled * np.arange(1, m + 1) / 8).min(axis=0)
     signs, stopped = fair_until(rng, trials, m, boundary)
     alphas, log2_q = np.where(stopped, 1.0, alpha), np.where(signs > 0, 0.0, -math.inf)

@@ -26,6 +26,7 @@ from tokenbounds.validation.coverage_common import (
     CERTIFIED,
     DELTA,
     FORMULA,
+    FREEDMAN,
     GRIDS,
     LARGE_M,
     MESSAGE_BITS,
@@ -80,6 +81,7 @@ def certificates(process, m, n, population=None):
             "betting, no centre": lambda i: BETTING.bound(bpd(i), claim),
             "betting": lambda i: BETTING.bound(bpd(i, before[i]), claim),
             "azuma_rigorous": lambda i: RIGOROUS.bound(bpd(i), claim),
+            "freedman": lambda i: FREEDMAN.bound(bpd(i, before[i]), claim),
         }
         return failures(simulated.means, bounds)
 
@@ -112,6 +114,7 @@ def alpha_chosen(rng, trials, n=200, vocab_size=1024, hit=-0.1, miss=-18.0):
             "betting": lambda i: excess(BETTING, i)[1],
             "azuma_certified": lambda i: excess(CERTIFIED, i)[1],
             "azuma_rigorous": lambda i: excess(RIGOROUS, i)[1],
+            "freedman": lambda i: excess(FREEDMAN, i)[1],
             "azuma_certified, best α of the same draws": best_single,
         },
     )

@@ -14,15 +14,29 @@ def markdown(columns, rows):
     return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *rows])
 
 
-def coverage_text(table, refused):
-    """Format the verdicts, a table for each section, and the sentence on refusals."""
+def coverage_text(table, curves, refused):
+    """Format the verdicts, a table for each section, and the sentence on refusals.
+
+    Parameters
+    ----------
+    table, curves : DataFrame
+        Of `tokenbounds.validation.coverage.verdicts` and `tokenbounds.validation.coverage.curves`.
+    refused : str
+    """
     trials, allowed = table["trials"].iloc[0], table["allowed"].iloc[0]
     parts = [f"{trials:,} trials per row, δ = {DELTA}, seed {SEED}. Allowed: {allowed:,} violations."]
-    columns = ["process", "method", "violations", "rate", "expected", "verdict"]
     for section, rows in table.groupby("section", sort=False):
+        along = curves[curves["section"] == section]
+        shown = [f"{kind} {value:,}" for kind, value in along.groupby(["along", "value"], sort=False).groups]
+        columns = ["process", "method", *(shown or ["violations", "rate"])]
+        columns += ["interval of the last", "expected", "verdict"] if shown else ["expected", "verdict"]
         lines = []
         for row in rows.itertuples():
-            numbers = f"{row.violations:,}", f"{row.rate:.4f}"
+            numbers = [f"{row.violations:,}", f"{row.rate:.4f}"]
+            if shown:
+                own = along[(along["process"] == row.process) & (along["method"] == row.method)]
+                numbers = [f"{rate:.4f}" for rate in own["rate"]]
+                numbers.append(f"{row.rate_low:.4f} to {row.rate_high:.4f}")
             verdict = row.verdict if row.as_expected else f"**{row.verdict}**"
             lines.append([row.process, row.method, *numbers, row.expected, verdict])
         parts.append(f"### {section}\n\n{markdown(columns, lines)}")
@@ -94,7 +108,7 @@ def draw(table, path):
 def _draw_hold(axes, hold):
     """Draw the bounds that must hold, a row for each process; returns the processes."""
     families = hold["method"].str.split(",").str[0]
-    styles = zip((*COLOURS, "0.3", "0.6"), (*MARKERS, "X", "*"), strict=True)
+    styles = zip((*COLOURS, "0.3", "0.6", "#7F3C0F"), (*MARKERS, "X", "*", "P"), strict=True)
     looks = dict(zip(families.unique(), styles, strict=False))
     labels, drawn = list(hold["process"].unique()), {}
     for row, family in zip(hold.itertuples(), families, strict=True):

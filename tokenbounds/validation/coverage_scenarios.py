@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tokenbounds.validation import coverage_draws, processes
+from tokenbounds.validation import coverage_attempts, coverage_draws, coverage_horizons, processes
 from tokenbounds.validation.coverage_common import LARGE_M, RMS
 from tokenbounds.validation.coverage_corpus import every_token, stopped_bets, stopped_multipliers
 from tokenbounds.validation.coverage_draws import certificates
@@ -14,7 +14,9 @@ from tokenbounds.validation.coverage_draws import certificates
 class Scenario:
     """A process and the bounds judged on it.
 
-    All must hold, but for those in `breaks` (must fail) and in `reported` (no claim).
+    All must hold, but for those in `breaks` (must fail) and in `reported` (no claim). Several columns of
+    failures are choices, the worst of which is judged; where `along` names what grows from one to the next
+    and `values` its values, the last column is judged and all are shown.
     """
 
     section: str
@@ -22,6 +24,8 @@ class Scenario:
     run: Callable  # (rng, trials) -> {label: failures}
     breaks: tuple = ()
     reported: tuple = ()
+    along: str = ""
+    values: tuple = ()
 
 
 IID = {
@@ -87,4 +91,27 @@ def rule_scenarios():
     ]
 
 
-SCENARIOS = [*corpus_scenarios(), *certificate_scenarios(), *rule_scenarios()]
+def attempt_scenarios():
+    """List the scenarios in which one of many certificates is reported, and that of an m that is chosen."""
+    scenario = partial(Scenario, "One of many certificates", along="k", values=coverage_attempts.SHOWN)
+    size, both = f"n = {coverage_attempts.DRAWS} ≪ m", coverage_attempts.KINDS
+    draws = {"shared draws": True, "draws of the message": False}
+    chosen = Scenario(
+        "m chosen by the process",
+        "fair coins, every token seen",
+        coverage_horizons.chosen_m,
+        breaks=(coverage_horizons.TUNED,),
+        along="m ≤",
+        values=coverage_horizons.HORIZONS,
+    )
+    last, best, satisfied = coverage_attempts.last, coverage_attempts.best, coverage_attempts.satisfied
+    unpaid = (coverage_attempts.UNPAID,)
+    return [
+        *(scenario(f"last of k, {d}, {size}", last(x), both if x else ()) for d, x in draws.items()),
+        *(scenario(f"best of k, {d}, {size}", best(x), both) for d, x in draws.items()),
+        *(scenario(f"stopped within k, {d}, {size}", satisfied(x), unpaid) for d, x in draws.items()),
+        chosen,
+    ]
+
+
+SCENARIOS = [*corpus_scenarios(), *certificate_scenarios(), *rule_scenarios(), *attempt_scenarios()]

@@ -7,21 +7,21 @@ the paper defines.
 import argparse
 import csv
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from tokenbounds.bounds import Grids, azuma_bpd
 from tokenbounds.certificates.files import read_certificate
+from tokenbounds.certificates.rescore import context_of
 from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import model_of, read_message
 from tokenbounds.corpus.contexts import Item, token_items
-from tokenbounds.corpus.sampling import read_positions
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.io.files import atomic_path
+from tokenbounds.scoring.draws import message_draws
 from tokenbounds.scoring.score import score_items
-
-BATCH_TOKENS = 8192
 
 
 def leaking_items(store, positions, rule, start):
@@ -32,7 +32,7 @@ def leaking_items(store, positions, rule, start):
         ids = tokens[:-1][start(tokens[:-1], store.eot_id) :]
         ids = ids if ids.size else np.array([rule.start_id])
         length = np.array([ids.size], dtype=np.int32)
-        yield Item(ids, ids.size - 1, tokens[-1:], np.array([position]), length, 0, draw)
+        yield Item(ids, ids.size - 1, tokens[-1:], np.array([position]), length, 0, draw, ids.size)
 
 
 def whole_window(tokens, eot_id):
@@ -46,20 +46,21 @@ def after_first_eot(tokens, eot_id):
     return ends[0] + 1 if ends.size else 0
 
 
-def log2_q(model, items):
+def log2_q(model, items, arithmetic):
     """Score items with one target each; shape (n,)."""
-    scores = score_items(model, items, batch_tokens=BATCH_TOKENS, progress=True)
+    scores = score_items(model, items, arithmetic=arithmetic, progress=True)
     return np.concatenate([score[0] for score in scores])
 
 
 def measure(run, name):
     """Compute the paper's formula for one certificate of a run: yields (variant, smoothed risk, bound)."""
     saved = read_certificate(run / "bounds" / f"{name}.json")
-    message = read_message(run / saved["hypothesis"]["message"]["path"])
+    path, context = run / saved["hypothesis"]["message"]["path"], context_of(saved)
+    message = read_message(path)
     store = TokenStore((run / saved["corpus"]["index"]["path"]).parent)
-    positions = read_positions(run / saved["sampling"]["draws"]["path"], store)["position"].to_numpy()
-    rule = context_rule(message, saved["sampling"]["name"])
-    model = model_of(message)
+    draws, _ = message_draws(path, store, context, saved["n"], saved["sampling"]["beacon"])
+    positions, rule, model = draws["position"].to_numpy(), context_rule(message, context), model_of(message)
+    score = partial(log2_q, model, arithmetic=message.config["contexts"]["arithmetic"])
     grids = Grids(alpha=tuple(saved["settings"]["alpha"]))
     bits, m = saved["hypothesis"]["message_bits"], saved["m"]
 
@@ -68,16 +69,16 @@ def measure(run, name):
         bound = azuma_bpd(scores, saved["vocab_size"], message_bits, m, **options)
         return bound.empirical_risk, bound.value
 
-    ours = log2_q(model, list(token_items(store, positions, rule)))
+    ours = score(list(token_items(store, positions, rule)))
     yield "ours", *formula(ours)
     leaks = {
         "context not cut at all": whole_window,
         "context cut at the first EOT of the window": after_first_eot,
     }
     for variant, start in leaks.items():
-        yield variant, *formula(log2_q(model, list(leaking_items(store, positions, rule, start))))
+        yield variant, *formula(score(list(leaking_items(store, positions, rule, start))))
     before = token_items(store, np.maximum(positions - 1, 0), rule)
-    yield "the token before the drawn one", *formula(log2_q(model, list(before)))
+    yield "the token before the drawn one", *formula(score(list(before)))
     size = len(grids.alpha)
     variant = f"grid of {size} priced {size} bits at each value, accumulated"
     yield variant, *formula(ours, extra_bits=size * size - math.log2(size))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,14 @@ def test_vectors_are_those_published(shared):
 def test_bound_entry_is_the_formula_with_its_complexity_terms():
     rng = np.random.default_rng(0)
     log2_q = -rng.exponential(3.0, 500)
-    found = bounds.azuma_bpd(log2_q, 32000, 10**6, 10**9, delta=0.1, extra_bits=2.0, numeric_slack_bits=0.125)
+    found = bounds.azuma_bpd(log2_q, 32000, 10**6, 10**9, delta=0.1, extra_bits=2.0)
     by_hand = []
     for alpha in Grids().alpha:
         low, high = bounds.bpd_interval(alpha, 32000)
         risk = np.mean(-np.log2((1 - alpha) * 2.0**log2_q + alpha / 32000))
         nats = bounds.complexity_nats(10**6, 3 + 2)  # log2 of the 8 weights, and the extra bits
         by_hand.append(bounds.azuma(risk, high - low, nats, 10**9, 500, 0.1))
-    assert found.value == pytest.approx(min(by_hand) + 0.125, rel=1e-12)
+    assert found.value == pytest.approx(min(by_hand), rel=1e-12)
     assert found.complexity_terms_bits["alpha_grid"] == 3 and found.n_pilot == 0
 
 
@@ -66,6 +67,19 @@ def test_delta_is_spent_exactly(size):
     assert sum(bounds.split_delta_paper(0.05, 10**9, 10**4)) == pytest.approx(0.05, rel=1e-15)
 
 
+def test_an_open_number_of_attempts_spends_delta_once():
+    """The shares of the first k attempts leave exactly the share of all later ones, 1 / (k + 1)."""
+    total = Fraction(0)
+    for k in range(1, 200):
+        total += Fraction(1, bounds.attempts_share(k))
+        assert total == 1 - Fraction(1, k + 1)
+    assert bounds.candidates_of({"candidates": 6, "attempt": 3}) == 72
+    assert bounds.candidates_of({"candidates": 6}) == bounds.candidates_of({"candidates": 6, "attempt": None})
+    for bad in (0, -1, 1.5, True):
+        with pytest.raises(InputError, match="attempt is"):
+            bounds.attempts_share(bad)
+
+
 def test_default_grids_have_the_declared_sizes():
     grids = Grids()
     sizes = [
@@ -77,10 +91,11 @@ def test_default_grids_have_the_declared_sizes():
             "centre_quadratic",
             "centre_widths",
             "sampling_bet_sizes",
+            "freedman_fractions",
             "lambda_exponents",
         )
     ]
-    assert sizes == [8, 64, 5, 3, 3, 32, 9]
+    assert sizes == [8, 64, 5, 3, 3, 32, 64, 128]
     assert (
         grids.bet_sizes[0],
         grids.bet_sizes[-1],
@@ -115,7 +130,6 @@ def test_random_guesses_of_the_paper():
     assert bounds.random_guess_bpd(50257) == pytest.approx(15.62, abs=0.005)
     assert bounds.random_guess_bpd(32000) == pytest.approx(14.97, abs=0.005)
     assert bounds.random_guess_topk(29, 10) == pytest.approx(0.6551, abs=1e-4)
-    assert bounds.numeric_slack_bits(math.log(2)) == 2.0
 
 
 def test_clopper_pearson_is_exact():
@@ -137,8 +151,8 @@ BAD = {
     "log2_q": [[-1.0, math.nan, -1.0], [-1.0, 1e-6, -1.0], [], [[[-1.0]]], "text"],
     "delta": [0, 1, -0.1, math.nan],
     "extra_bits": [-1.0, math.nan, {"message": 1.0}, {"row": -1.0}],
-    "numeric_slack_bits": [-1.0, math.nan],
 }
+EPSILONS = {"epsilon_nats": [-1.0, math.nan, "much"], "entropy_epsilon_bits": [-1.0, math.nan, math.inf]}
 
 
 @pytest.mark.parametrize("method", BPD_METHODS)
@@ -152,6 +166,19 @@ def test_bad_parameters_end_with_one_line_that_names_them(method, name, value):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", EPSILONS)
+def test_bad_errors_of_scores_are_refused(name):
+    entropies = {"entropies": [1.0, 2.0, 3.0]}
+    for value in EPSILONS[name]:
+        for method, more in ((bounds.betting_bpd, entropies), (bounds.freedman_bpd, entropies)):
+            with pytest.raises(InputError, match=name) as caught:
+                method(**GOOD, **more, **{name: value})
+            assert "\n" not in str(caught.value)
+    for value in (-1.0, math.nan):
+        with pytest.raises(InputError, match="epsilon"):
+            bounds.betting_losses([0.1, 0.2], 0, 1, 8, 1000, epsilon=value)
+
+
 @pytest.mark.parametrize(
     ("grid", "value"),
     [
@@ -162,6 +189,9 @@ def test_bad_parameters_end_with_one_line_that_names_them(method, name, value):
         ("bet_sizes", ()),
         ("sampling_bet_sizes", (0.0,)),
         ("centre_widths", (1.2,)),
+        ("freedman_fractions", (1.0,)),
+        ("lambda_exponents", (401,)),
+        ("lambda_exponents", (math.nan,)),
         ("centre_linear", (math.nan,)),
     ],
 )

@@ -5,20 +5,22 @@ import sys
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tokenbounds import bounds, plugins
 from tokenbounds.bounds import Bounded, Bpd, Claim, Document, Grids, Method, TopK, grids_of
 from tokenbounds.bounds.betting_bounds import Betting
 from tokenbounds.bounds.methods import GROUP, HEADLINE, METHODS, REFERENCE, installed_methods, label_of
+from tokenbounds.certificates.evaluate import metrics
 from tokenbounds.config.schema import Bounds, slice_of
 from tokenbounds.errors import InputError
 
-OWN = ("azuma", "azuma_certified", "azuma_rigorous", "betting")
+OWN = ("azuma", "azuma_certified", "azuma_rigorous", "freedman", "betting")
 RNG = np.random.default_rng(0)
 LOG2_Q, RANKS, ENTROPIES = -RNG.exponential(3, 200), RNG.integers(0, 99, 200), RNG.uniform(0, 6, 200)
 KINDS = (
     Bpd(LOG2_Q, 100, ENTROPIES),
-    Bpd(LOG2_Q.reshape(50, 4), 100),
+    Bpd(LOG2_Q.reshape(50, 4), 100, ENTROPIES.reshape(50, 4)),
     Bpd(LOG2_Q, 100, ENTROPIES, np.full(200, 0.1), (0.05, 0.5)),
     TopK(RANKS, 100, 5),
     TopK(RANKS.reshape(50, 4), 100, 5),
@@ -29,7 +31,7 @@ KINDS = (
 
 
 def test_order_and_roles():
-    assert tuple(METHODS)[:4] == OWN
+    assert tuple(METHODS)[:5] == OWN
     assert all(method.name == name for name, method in METHODS.items())
     assert (REFERENCE.name, HEADLINE.name) == ("azuma", "betting")
     assert not REFERENCE.certifies and HEADLINE.certifies
@@ -46,21 +48,21 @@ def test_labels_differ():
 def test_every_method_bounds_what_it_says(name):
     method = METHODS[name]
     bounded = [losses for losses in KINDS if isinstance(losses, method.can_bound)]
-    assert len(bounded) == (3 if name == "azuma_rigorous" else len(KINDS))
+    assert len(bounded) == (3 if name in ("azuma_rigorous", "freedman") else len(KINDS))
     for losses in bounded:
-        bound = method.bound(losses, Claim(400, 10**6, 0.05, {"row": 2.0}, 0.25, 3))
-        assert (bound.method, bound.metric, bound.slack_term) == (name, losses.metric, 0.25)
+        bound = method.bound(losses, Claim(400, 10**6, 0.05, {"row": 2.0}, 3))
+        assert (bound.method, bound.metric) == (name, losses.metric)
         assert bound.random_guess == losses.random_guess
-        assert bound.value >= bound.empirical_risk + 0.25
+        assert bound.value >= bound.empirical_risk
         grids = {f"{grid}_grid": np.log2(size) for grid, size in method.grid_sizes(losses, Grids()).items()}
         if name == "azuma_certified":  # leaves a head aside, so that it chooses a constant weight
-            grids = dict.fromkeys(grids, 3.0)
+            grids = grids | dict.fromkeys({"alpha_grid"} & grids.keys(), 3.0)
         assert bound.complexity_terms_bits.items() >= (grids | {"message": 400.0, "row": 2.0}).items()
 
 
 def test_functions_are_the_methods():
-    claim = Claim(400, 10**6, 0.1, {"row": 2.0}, 0.25, 3)
-    options = {"delta": 0.1, "extra_bits": {"row": 2.0}, "numeric_slack_bits": 0.25}
+    claim = Claim(400, 10**6, 0.1, {"row": 2.0}, 3)
+    options = {"delta": 0.1, "extra_bits": {"row": 2.0}}
     certified = options | {"candidates": 3}
     head = {"alphas": np.full(200, 0.1), "alpha_range": (0.05, 0.5)}
     for name, of_bpd, more in (
@@ -70,6 +72,8 @@ def test_functions_are_the_methods():
         ("betting", bounds.betting_bpd, certified | head | {"entropies": ENTROPIES}),
     ):
         assert of_bpd(LOG2_Q, 100, 400, 10**6, **more) == METHODS[name].bound(KINDS[2], claim)
+    headed = bounds.freedman_bpd(LOG2_Q, ENTROPIES, 100, 400, 10**6, **certified, **head)
+    assert headed == METHODS["freedman"].bound(KINDS[2], claim)
     for name, of_topk, of_losses, more in (
         ("azuma", bounds.azuma_topk, bounds.azuma_losses, options),
         ("azuma_certified", bounds.azuma_certified_topk, bounds.azuma_certified_losses, certified),
@@ -94,6 +98,38 @@ def test_documents_are_means_of_their_tokens():
 
 def test_defaults_of_the_configuration_are_those_of_the_grids():
     assert grids_of(slice_of(Bounds())) == Grids()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"lambda_exponents": {"low": 3, "high": 2}}, "expected low <= high"),
+        ({"lambda_exponents": {"low": -(10**9), "high": 10**9}}, "greater than or equal to -400"),
+        ({"lambda_exponents": [0, 1]}, "lambda_exponents"),
+        ({"bet_sizes": {"low": 0.1, "high": 0.9, "count": 10**12}}, "less than or equal to 4096"),
+        ({"centre_linear": [i / 10**4 for i in range(400)]}, "have 1843200 points; expected at most 1048576"),
+        ({"attempt": 0}, "attempt"),
+        ({"attempt": 1.5}, "attempt"),
+    ],
+)
+def test_settings_that_no_bound_can_use(settings, named):
+    """Also from a stranger's certificate: no grid is so large that it fills the memory."""
+    with pytest.raises(ValidationError, match=named):
+        Bounds.model_validate(settings)
+
+
+def test_an_attempt_divides_the_share_of_the_draws():
+    """As many candidates do, and on top of them."""
+    settings = slice_of(Bounds(alpha=[0.1, 0.5], top_k=[1]))
+    records = {"log2_q": LOG2_Q, "rank": RANKS, "entropy_bits": ENTROPIES}
+    facts = {"delta": 0.05, "m": 10**6, "n": 200, "vocab_size": 100, "choices_bits": {}}
+    facts |= {"epsilon_nats": 0.0, "entropy_epsilon_bits": 0.0}
+    for change, share in (({}, 1), ({"attempt": 2}, 6), ({"attempt": 3, "candidates": 5}, 60)):
+        found = metrics(records, 400, **facts, settings=settings | change)
+        for entry in found.values():
+            for name, bound in entry["bounds"].items():
+                expected = 0.999 * 0.05 / share if METHODS[name].certifies else bound["delta2"]
+                assert bound["delta2"] == pytest.approx(expected, rel=1e-12)
 
 
 ROOMS = ("certificates", "experiments", "planning", "reports", "scoring", "smoothing", "cli.py")

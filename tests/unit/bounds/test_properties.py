@@ -33,6 +33,7 @@ def bpd_bounds(log2_q, entropies, message_bits, m, **options):
     return {
         "betting": bounds.betting_bpd(log2_q, VOCAB, message_bits, m, **options),
         "centred": bounds.betting_bpd(log2_q, VOCAB, message_bits, m, entropies=entropies, **options),
+        "freedman": bounds.freedman_bpd(log2_q, entropies, VOCAB, message_bits, m, **options),
         "azuma_certified": bounds.azuma_certified_bpd(log2_q, VOCAB, message_bits, m, **options),
         "azuma_rigorous": bounds.azuma_rigorous_bpd(log2_q, VOCAB, message_bits, m, **options),
     }
@@ -48,6 +49,7 @@ def topk_bounds(log2_q, message_bits, m, **options):
 @pytest.mark.parametrize("point", POINTS)
 def test_betting_beats_azuma_at_the_operating_points_of_the_paper(point):
     kappa, reported, mean_entropy = POINTS[point]
+    names = "azuma_certified", "azuma_rigorous", "betting", "centred", "freedman"
     message_bits = round(kappa * M_AMBER / math.log(2))
     values = []
     for seed in range(8):
@@ -57,14 +59,15 @@ def test_betting_beats_azuma_at_the_operating_points_of_the_paper(point):
         values.append(
             [
                 formula,
-                *(found[name].value for name in ("azuma_certified", "azuma_rigorous", "betting", "centred")),
+                *(found[name].value for name in names),
             ]
         )
-    formula, certified, rigorous, betting, centred = np.mean(values, axis=0)
+    formula, certified, rigorous, betting, centred, freedman = np.mean(values, axis=0)
     assert formula == pytest.approx(reported, abs=0.15)
     assert rigorous < certified
     assert centred < betting < 0.85 * certified
     assert centred < 0.8 * formula
+    assert centred < freedman < certified
 
 
 @settings(max_examples=60, deadline=None)
@@ -136,7 +139,7 @@ def test_monotone_in_sizes(direction):
                 values.setdefault(name, []).append(bound.value)
         for name, found in values.items():
             averages.setdefault(name, []).append(np.mean(found))
-    assert len(averages) == 7
+    assert len(averages) == 8
     for name, found in averages.items():
         assert (np.diff(found) > 0).all(), (name, found)
 

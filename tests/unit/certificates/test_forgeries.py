@@ -11,34 +11,53 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.forgery import coarsened, failures, forge
-from support.runs import CHOICES, PARTS, SCHEMES, SETTINGS, certificate_path
+from support.runs import ARITHMETIC, PARTS, SCHEMES, certificate_path, context_of, make
 
 from tokenbounds.certificates.files import read_certificate, write_certificate
-from tokenbounds.certificates.make import make_certificate
+from tokenbounds.codecs.decode import read_model
+from tokenbounds.corpus.store import TokenStore
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, sha256_file, write_json
-from tokenbounds.scoring.records import SCHEMA
+from tokenbounds.scoring.draws import draw_items, message_draws
+from tokenbounds.scoring.parts import records_table
+from tokenbounds.scoring.records import SCHEMA, write_records
+from tokenbounds.scoring.score import score_items
 
 
-def test_records_of_another_message_are_found_by_rescoring(run):
-    """The same, with sidecars and hashes forged as well: then only the model itself can tell."""
+def test_a_smaller_message_has_other_draws(run):
+    """A message of fewer bytes in the place of the scored one, sidecars and hashes forged as well."""
     path = run / "messages/gpt.levels.bin"
-    coarse = coarsened(path)
-    path.write_bytes(coarse)
+    path.write_bytes(coarsened(path))
     for number in range(PARTS):
-        sidecar = run / f"risk/gpt.levels.text.token/{number:05d}.json"
-        content = read_json(sidecar)
-        content["inputs"] = {
-            name: sha256_file(path) if name.endswith(".bin") else digest
-            for name, digest in content["inputs"].items()
-        }
-        write_json(sidecar, content)
-    forged = make_certificate(
-        run, "gpt.levels.text.token", delta=0.05, settings=SETTINGS, choices_bits=CHOICES, parts=PARTS
-    )
-    write_certificate(certificate_path(run, "token"), forged)
+        change_sidecar(run / f"risk/gpt.levels.text.token/{number:05d}.json", {path.name: sha256_file(path)})
+    with pytest.raises(InputError, match="positions are not the message's draws"):
+        make(run, "token")
+
+
+def test_records_of_another_model_are_found_by_rescoring(run):
+    """The better model scores the draws of the smaller message: then only the model itself can tell."""
+    path, context = run / "messages/gpt.levels.bin", context_of(SCHEMES["token"])
+    message, model = read_model(path)
+    path.write_bytes(coarsened(path))
+    store = TokenStore(run / "tokens/text/train")
+    draws, _ = message_draws(path, store, context, SCHEMES["token"].n)
+    for part in range(PARTS):
+        items = list(draw_items(message, store, draws, context, part=part, parts=PARTS))
+        records = run / f"risk/gpt.levels.text.token/{part:05d}.parquet"
+        write_records(records, records_table(items, score_items(model, items, arithmetic=ARITHMETIC)))
+        change_sidecar(
+            records.with_suffix(".json"), {path.name: sha256_file(path)}, sha256=sha256_file(records)
+        )
+    write_certificate(certificate_path(run, "token"), make(run, "token"))
     assert failures(run) == {}
     assert set(failures(run, rescore=5)) == {"rescore"}
+
+
+def change_sidecar(path, inputs, **facts):
+    """Forge a sidecar: hashes of inputs, by the file's name, and other facts."""
+    content = read_json(path)
+    known = {name: inputs.get(name.rpartition("/")[2], digest) for name, digest in content["inputs"].items()}
+    write_json(path, content | {"inputs": known} | facts)
 
 
 @pytest.mark.parametrize("sampling", ["token", "windows"])
@@ -59,9 +78,7 @@ def test_forged_records_are_found_by_rescoring(run, column, sampling):
         pq.write_table(pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False), path)
         sidecar = read_json(path.with_suffix(".json"))
         write_json(path.with_suffix(".json"), sidecar | {"sha256": sha256_file(path)})
-    name = f"gpt.levels.text.{sampling}"
-    made = make_certificate(run, name, delta=0.05, settings=SETTINGS, choices_bits=CHOICES, parts=PARTS)
-    write_certificate(certificate_path(run, sampling), made)
+    write_certificate(certificate_path(run, sampling), make(run, sampling))
     assert failures(run, sampling) == {}
     found = failures(run, sampling, rescore=1000)
     assert found.keys() == {"rescore"}
@@ -69,17 +86,15 @@ def test_forged_records_are_found_by_rescoring(run, column, sampling):
         assert f"not as recorded: {column} of draw" in found["rescore"]
 
 
-@pytest.mark.parametrize(("epsilon", "shown"), [(1.0, "1"), (-1.0, "-1"), (math.nan, "nan")])
+@pytest.mark.parametrize(("epsilon", "shown"), [(1.0, "1.0"), (-1.0, "-1.0"), (math.nan, "nan")])
 def test_epsilon_that_no_scoring_run_has(run, epsilon, shown):
     path = run / "risk/gpt.levels.text.token/00001.json"
     path.write_text(json.dumps(read_json(path) | {"epsilon_nats": epsilon}))
     with pytest.raises(
         InputError,
-        match=rf"00001\.parquet: scores differ by {shown} nats between batch shapes; expected at most 0\.01",
+        match=rf"00001\.parquet: epsilon_nats is {shown}: scores differ .*; expected at most 0\.01",
     ):
-        make_certificate(
-            run, "gpt.levels.text.token", delta=0.05, settings=SETTINGS, choices_bits=CHOICES, parts=PARTS
-        )
+        make(run, "token")
 
 
 def test_document_ends_of_an_index_made_to_leak(run):
@@ -98,9 +113,7 @@ def test_document_ends_of_an_index_made_to_leak(run):
 
 def test_records_without_a_part(run):
     with pytest.raises(InputError, match="20 records for 40 draws"):
-        make_certificate(
-            run, "gpt.levels.text.token", delta=0.05, settings=SETTINGS, choices_bits=CHOICES, parts=1
-        )
+        make(run, "token", parts=1)
 
 
 def test_a_bound_changed_in_the_ninth_digit(run):
@@ -122,7 +135,7 @@ def test_a_bound_that_is_no_number(run, value):
 
 @pytest.mark.parametrize(
     "removed",
-    ["metrics.bpd.bounds.azuma", "metrics.top1", "hypothesis", "settings", "sampling.draws", "n", "records"],
+    ["metrics.bpd.bounds.azuma", "metrics.top1", "hypothesis", "settings", "sampling.beacon", "n", "records"],
 )
 def test_a_certificate_with_something_missing(run, removed):
     path = certificate_path(run, "token")
@@ -146,11 +159,12 @@ def test_a_certificate_with_something_missing(run, removed):
         ({"choices_bits": {"sampling scheme": 0.0}}, {"choices"}),
         ({"choices_bits": {}}, {"choices"}),
         ({"vocab_size": 51}, {"corpus", "bounds"}),
-        ({"epsilon_nats": 0.0}, {"bounds"}),
-        ({"sampling.seed": 138}, {"draws", "bounds"}),
-        ({"sampling.context_length": 1024}, {"message", "bounds"}),
+        ({"epsilon_nats": 1e-5}, {"bounds"}),
+        ({"tokenizer_bits": {"less": 0.0}}, {"bounds"}),
+        ({"corpus.identity": "0" * 64}, {"corpus", "bounds"}),
         ({"corpus.documents": 10**6}, {"bounds"}),
-        ({"hypothesis.codec": {"kind": "levels", "levels": 3}}, {"bounds"}),
+        ({"hypothesis.codec": {"kind": "levels", "levels": 3}}, {"message", "bounds"}),
+        ({"assumes": []}, {"bounds"}),
         ({"name": "other.levels.text.token"}, {"bounds"}),
         ({"scored_on": {"device": "NVIDIA H100", "dtype": "float32"}}, {"bounds"}),
     ],
@@ -162,18 +176,33 @@ def test_a_certificate_forged_with_its_bounds_computed_anew(run, changes, found_
 
 
 def test_draws_fewer_than_they_were(run):
-    with pytest.raises(InputError, match="40 draws in the records; expected n = 20"):
+    """The first half of the draws: another number of draws is other draws."""
+    with pytest.raises(InputError, match="positions are not the message's draws"):
         forge(run, {"n": 20})
     forge(run, {"n": 20}, recompute=False)
-    assert {"draws", "bounds"} <= failures(run).keys()
+    assert failures(run).keys() == {"bounds"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("beacon", "round 7", "positions are not the message's draws"),
+        ("context_length", 1024, "context_length"),
+    ],
+)
+def test_a_scheme_named_afterwards(run, key, value, found):
+    with pytest.raises(InputError):
+        forge(run, {f"sampling.{key}": value})
+    forge(run, {f"sampling.{key}": value}, recompute=False)
+    assert found in failures(run)["bounds"]
 
 
 @pytest.mark.parametrize("changes", [{"delta": 0.2}, {"settings.alpha": [0.1]}])
 def test_what_cannot_be_found(run, changes):
     """Delta and the grids are the certificate's own statement: computed anew, it could have been made so.
 
-    That they were fixed before the draws were seen is nothing that files can show (documented in
-    `certificate.verify`).
+    That they were fixed before the draws were seen is nothing that files can show (listed by
+    `taken_as_stated`).
     """
     forge(run, changes)
     assert failures(run) == {}

@@ -6,34 +6,38 @@ import shutil
 
 import pytest
 from support.forgery import coarsened, failures, flip
-from support.runs import CHOICES, PARTS, SCHEMES, SETTINGS, certificate_path
+from support.runs import CHOICES, PARTS, SCHEMES, SETTINGS, certificate_path, make
 
-from tokenbounds.bounds.methods import METHODS
+from tokenbounds.bounds import Bpd, TopK
+from tokenbounds.bounds.methods import ADDED, METHODS
 from tokenbounds.certificates.describe import describe_certificate
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.certificates.make import make_certificate
 from tokenbounds.certificates.verify import verify_certificate
+from tokenbounds.config.schema import slice_of
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, sha256_file, write_json
 
 
 @pytest.mark.parametrize("sampling", SCHEMES)
 def test_verifies(untouched, sampling):
-    checks = list(verify_certificate(certificate_path(untouched, sampling), rescore=10))
+    checks = list(verify_certificate(certificate_path(untouched, sampling), rescored=10))
     assert [check.name for check in checks if not check.held] == []
-    names = ["message file", "index file", "draws file", "records file 0", "records file 1"]
+    names = ["message file", "index file", "records file 0", "records file 1"]
     assert [check.name for check in checks] == [
         *names,
         "corpus",
         "message",
         "choices",
-        "draws",
         "bounds",
         "rescore",
+        "strength",
     ]
     details = {check.name: check.detail for check in checks}
-    assert "10 items scored again" in details["rescore"]
-    assert details["bounds"].startswith(f"{4 + 2 * 3} bounds recomputed")
+    assert f"10 of {SCHEMES[sampling].n} draws scored again" in details["rescore"]
+    own = [method for name, method in METHODS.items() if name not in ADDED]
+    bounds = sum((Bpd in method.can_bound) + 2 * (TopK in method.can_bound) for method in own)
+    assert f"{bounds} bounds recomputed" in details["bounds"]
 
 
 def test_verifies_where_it_was_moved(untouched, tmp_path, monkeypatch):
@@ -70,15 +74,16 @@ def test_says_what_the_files_say(untouched, sampling):
 @pytest.mark.parametrize("sampling", SCHEMES)
 def test_more_terms_larger_bounds(untouched, sampling):
     """Nothing in a certificate comes for free: more delta is the only thing that may make it smaller."""
-    name = f"gpt.levels.text.{sampling}"
+    scheme = slice_of(SCHEMES[sampling])
     found, dearer, surer = (
         make_certificate(
             untouched,
-            name,
+            f"gpt.levels.text.{sampling}",
             delta=delta,
             settings=SETTINGS,
             choices_bits={"sampling scheme": bits},
             parts=PARTS,
+            scheme=scheme,
         )
         for delta, bits in ((0.05, 1.0), (0.05, 50.0), (0.005, 1.0))
     )
@@ -97,20 +102,15 @@ def test_more_terms_larger_bounds(untouched, sampling):
     [
         ("messages/gpt.levels.bin", {"message file", "message"}, "messages/gpt.levels.bin"),
         ("tokens/text/train/index.json", {"index file"}, "index.json"),
-        ("tokens/text/train/ends.bin", {"corpus", "draws"}, "ends.bin"),
+        ("tokens/text/train/ends.bin", {"corpus", "bounds"}, "ends.bin"),
         ("tokens/text/train/00001.bin", {"corpus"}, "00001.bin"),
-        ("positions/text.token.parquet", {"draws file", "draws"}, "text.token.parquet"),
-        ("positions/text.token.json", {"draws"}, "text.token"),
         ("risk/gpt.levels.text.token/00001.parquet", {"records file 1", "bounds"}, "00001.parquet"),
     ],
 )
 @pytest.mark.parametrize("where", [0.1, 0.5, 0.95])
 def test_a_changed_byte(run, name, found_by, named, where):
     path = run / name
-    if name == "positions/text.token.json":
-        path.write_text(path.read_text().replace('"sha256": "', '"sha256": "0', 1))
-    else:
-        flip(path, where)
+    flip(path, where)
     found = failures(run, rescore=3)
     assert found_by <= found.keys()
     assert all(named in found[check] for check in found_by)
@@ -124,15 +124,13 @@ def test_a_changed_byte_in_any_shard(run, name):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("epsilon_nats", 0.001), ("seed", 138), ("device", "cuda"), ("sha256", "0" * 64)],
+    [("epsilon_nats", 0.001), ("entropy_epsilon_bits", 0.001), ("device", "cuda"), ("sha256", "0" * 64)],
 )
 def test_a_changed_sidecar_of_the_records(run, key, value):
     path = run / "risk/gpt.levels.text.token/00000.json"
-    for number in range(PARTS):  # the largest epsilon of the parts counts
+    for number in range(PARTS):
         other = path.with_name(f"{number:05d}.json")
         write_json(other, read_json(other) | {key: value})
-    if key == "epsilon_nats":
-        assert read_certificate(certificate_path(run, "token"))["epsilon_nats"] > 0
     assert "bounds" in failures(run)
 
 
@@ -143,8 +141,6 @@ def test_a_changed_sidecar_of_the_records(run, key, value):
         "tokens/text/train/index.json",
         "tokens/text/train/ends.bin",
         "tokens/text/train/00002.bin",
-        "positions/text.token.parquet",
-        "positions/text.token.json",
         "risk/gpt.levels.text.token/00000.parquet",
         "risk/gpt.levels.text.token/00000.json",
     ],
@@ -172,9 +168,7 @@ def test_records_of_another_message_are_refused(run):
         match=r"00000\.parquet: computed from another gpt\.levels\.bin \(sha256 \w+\.\.\.\), "
         r"expected the present",
     ):
-        make_certificate(
-            run, "gpt.levels.text.token", delta=0.05, settings=SETTINGS, choices_bits=CHOICES, parts=PARTS
-        )
+        make(run, "token")
 
 
 def test_not_a_certificate(tmp_path):
@@ -188,8 +182,8 @@ def test_not_a_certificate(tmp_path):
         with pytest.raises(InputError, match=expected) as caught:
             read_certificate(path)
         assert str(path) in str(caught.value)
-    path.write_text('{"certificate": 1}')  # with keys of before
-    with pytest.raises(InputError, match="version 2"):
+    path.write_text('{"certificate": 2}')  # with keys of before
+    with pytest.raises(InputError, match="version 3"):
         read_certificate(path)
     with pytest.raises(InputError, match="no such file"):
         list(verify_certificate(tmp_path / "absent.json"))
@@ -204,8 +198,9 @@ def test_describe(untouched):
         f"C(h) = {found['hypothesis']['message_bytes']:,} bytes" in lines[1]
         and f"m = {found['m']:,} tokens" in lines[1]
     )
-    assert len(lines) == 3 + 4 + 2 * 3 + 3
-    assert f"{METHODS['azuma_certified'].label} assumes m fixed beforehand" in text
+    count = sum(len(entry["bounds"]) for entry in found["metrics"].values())
+    notes = ["  " + line for line in [*found["assumes"], METHODS["azuma"].note]]
+    assert set(notes) <= set(lines[3 + count :]) and lines[3 + count + 1].startswith("  tokenizer: nothing")
     for metric, entry in found["metrics"].items():
         for method, bound in entry["bounds"].items():
             label = METHODS[method].label

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 import torch
-from support.published import CODEC, CONTEXTS, OPTIONS, TOKENS, write_published
+from support.published import CODEC, CONTEXTS, ENTRY, OPTIONS, TOKENS, write_published
 from support.quip_checkpoints import CONFIG, write_checkpoint
 
 from tokenbounds.codecs.archive import check_files, compressed_again, published_model, zip_message
@@ -35,7 +35,7 @@ def test_the_message_is_a_frame_and_the_compressed_files(tmp_path, folder):
         and message.tensors == {}
     )
     assert message.config["hypothesis"]["context_length"] == CONFIG["max_position_embeddings"]
-    assert context_rule(message, "token").length == 16
+    assert context_rule(message, ENTRY).length == 16
     assert compressed_again(message, folder) == compressed
 
 

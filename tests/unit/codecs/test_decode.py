@@ -8,12 +8,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.runs import ARCHITECTURE, CONFIG, EOT, SETTINGS, VOCAB, certificate_path, write_run
+from support.messages import contexts_of
+from support.runs import (
+    ARCHITECTURE,
+    ARITHMETIC,
+    CONFIG,
+    EOT,
+    SETTINGS,
+    VOCAB,
+    certificate_path,
+    context_of,
+    make,
+    write_run,
+)
 from support.stores import random_documents, write_store
 
 from tokenbounds import bounds
 from tokenbounds.certificates.files import read_certificate, write_certificate
-from tokenbounds.certificates.make import make_certificate
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.codecs import frame as message
 from tokenbounds.codecs.decode import (
@@ -26,15 +37,17 @@ from tokenbounds.codecs.decode import (
     write_message,
 )
 from tokenbounds.codecs.header import read_header
+from tokenbounds.codecs.hypotheses import canonical_hypothesis
 from tokenbounds.config.schema import Bounds, Sampling, slice_of
 from tokenbounds.corpus.contexts import ContextRule, document_items, token_items
-from tokenbounds.corpus.sampling import draw_documents, read_positions
-from tokenbounds.corpus.store import TokenStore
+from tokenbounds.corpus.sampling import draw
+from tokenbounds.corpus.store import CorpusIndex, TokenStore
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, sha256_file, write_json
-from tokenbounds.models.folders import load_model, save_model
+from tokenbounds.models.folders import load_config, load_model, save_model
 from tokenbounds.models.registry import build_model, layout_of, new_model
 from tokenbounds.models.smoothing_head import AlphaHead
+from tokenbounds.scoring.draws import message_draws
 from tokenbounds.scoring.records import read_records
 from tokenbounds.scoring.score import largest_difference, score_items
 from tokenbounds.smoothing.from_message import head_of_message
@@ -71,7 +84,7 @@ PINNED = {
     "sublora": 1345158225,
     "kronecker in a subspace": 2154983933,
 }
-CONTEXTS = {"token": {"mode": "token", "context_length": 16}}
+CONTEXTS = contexts_of(("token", 16))
 
 
 def made(tmp_path, options, seed=11):
@@ -199,6 +212,7 @@ def test_head_in_the_message(tmp_path):
     decoded = decode_message(both)
     assert sum(decoded.section_bytes.values()) == len(both)
     assert decoded.section_bytes["alpha head"] == len(both) - len(data)
+    assert decoded.config["hypothesis"] == canonical_hypothesis(load_config(tmp_path))
     assert decoded.head.config == {"alpha_head": {"low": 0.01, "high": 0.9}}
     model = model_of(decoded)
     expected = head_for(8)
@@ -263,9 +277,10 @@ def test_records_have_the_heads_weights(with_a_head):
     decoded = read_message(with_a_head / "messages/gpt.levels.bin")
     model = model_of(decoded)
     store = TokenStore(with_a_head / "tokens/text/train")
-    draws = read_positions(with_a_head / "positions/text.token.parquet", store)
+    message_path, context = with_a_head / "messages/gpt.levels.bin", context_of(SCHEMES["token"])
+    draws, _ = message_draws(message_path, CorpusIndex(store.folder), context, 40)
     items = list(token_items(store, draws["position"], ContextRule(16, "first", EOT)))
-    scored = score_items(model, items, batch_tokens=1)
+    scored = score_items(model, items, arithmetic=ARITHMETIC)
     assert np.allclose(records["alpha"], [scores[3][0] for scores in scored], rtol=1e-5)
     assert np.ptp(records["alpha"]) > 0.01
     assert ((records["alpha"] >= 0.01) & (records["alpha"] <= 0.9)).all()
@@ -286,8 +301,9 @@ def test_certificate_with_a_head_uses_it(with_a_head):
         alphas=records["alpha"],
         alpha_range=(0.01, 0.9),
         grids=bounds.Grids(alpha=(0.01, 0.1, 0.5)),
-        extra_bits={"sampling scheme": 1.0},
-        numeric_slack_bits=bounds.numeric_slack_bits(certificate["epsilon_nats"]),
+        extra_bits=certificate["choices_bits"] | certificate["tokenizer_bits"],
+        epsilon_nats=certificate["epsilon_nats"],
+        entropy_epsilon_bits=certificate["entropy_epsilon_bits"],
         candidates=2,
     )
     bpd = certificate["metrics"]["bpd"]["bounds"]
@@ -303,7 +319,7 @@ def test_certificate_with_a_head_uses_it(with_a_head):
 
 @pytest.mark.parametrize("sampling", SCHEMES)
 def test_certificates_verify(with_a_head, sampling):
-    checks = list(verify_certificate(certificate_path(with_a_head, sampling), rescore=10))
+    checks = list(verify_certificate(certificate_path(with_a_head, sampling), rescored=10))
     assert all(check.held for check in checks), [check.detail for check in checks if not check.held]
     assert "rescore" in {check.name for check in checks}
 
@@ -313,7 +329,7 @@ def test_a_forged_weight_of_the_head_is_found(with_a_head, tmp_path):
     shutil.copytree(with_a_head, run)
     forge_column(run, "alpha", lambda values: np.clip(values * 0.9, 0.01, 0.9))
     held = {
-        check.name: check.held for check in verify_certificate(certificate_path(run, "token"), rescore=40)
+        check.name: check.held for check in verify_certificate(certificate_path(run, "token"), rescored=40)
     }
     assert held.pop("rescore") is False
     assert all(held.values())
@@ -328,13 +344,8 @@ def forge_column(run, column, change):
         pq.write_table(table.set_column(table.schema.get_field_index(column), column, forged), path)
         sidecar = read_json(path.with_suffix(".json"))
         write_json(path.with_suffix(".json"), sidecar | {"sha256": sha256_file(path)})
-    stated = {
-        key: read_certificate(certificate_path(run, "token"))[key]
-        for key in ("delta", "settings", "choices_bits")
-    }
-    write_certificate(
-        certificate_path(run, "token"), make_certificate(run, "gpt.levels.text.token", **stated, parts=2)
-    )
+    settings = read_certificate(certificate_path(run, "token"))["settings"]
+    write_certificate(certificate_path(run, "token"), make(run, "token", SCHEMES["token"], settings=settings))
 
 
 def test_forged_scores_under_a_head_are_found(with_a_head, tmp_path):
@@ -343,7 +354,7 @@ def test_forged_scores_under_a_head_are_found(with_a_head, tmp_path):
     shutil.copytree(with_a_head, run)
     forge_column(run, "log2_q", lambda values: values + np.where(values < -8, 0.01, 0.0))
     held = {
-        check.name: check.held for check in verify_certificate(certificate_path(run, "token"), rescore=40)
+        check.name: check.held for check in verify_certificate(certificate_path(run, "token"), rescored=40)
     }
     assert held.pop("rescore") is False and all(held.values())
 
@@ -374,12 +385,13 @@ def test_document_level_certificate(with_a_head):
 
 def test_documents_are_scored_up_to_their_length(tmp_path):
     store = write_store(tmp_path, random_documents(np.random.default_rng(2), 12), VOCAB, EOT)
-    drawn = draw_documents(store, 8, 5, "text")
+    index, mode = CorpusIndex(tmp_path), {"mode": "document", "context_length": 10}
+    drawn = draw(index, mode, 8, bytes(32))
     assert drawn["position"].tolist() == [int(store.ends[d - 1]) if d else 0 for d in drawn["document"]]
     for start_token in ("first", "always"):
         items = list(document_items(store, drawn["document"], ContextRule(10, start_token, EOT)))
-        for draw, document in enumerate(drawn["document"]):
-            mine = [item for item in items if item.draw == draw]
+        for number, document in enumerate(drawn["document"]):
+            mine = [item for item in items if item.draw == number]
             begin = int(store.ends[document - 1]) if document else 0
             stop = min(int(store.ends[document]), begin + 10)
             assert (
@@ -388,7 +400,7 @@ def test_documents_are_scored_up_to_their_length(tmp_path):
             assert np.concatenate([item.positions for item in mine]).tolist() == list(range(begin, stop))
             assert all(item.ids.size <= 10 for item in mine)
     with pytest.raises(InputError, match="n = 13 draws from 12 documents"):
-        draw_documents(store, 13, 5, "text")
+        draw(index, mode, 13, bytes(32))
 
 
 def test_training_a_head(with_a_head, tmp_path):
@@ -403,18 +415,22 @@ def test_training_a_head(with_a_head, tmp_path):
         "n": 40,
         "choices_bits": {"sampling scheme": 1.0},
         "seed": 1,
-        "batch_tokens": 64,
+        "scheme": context_of(SCHEMES["token"]),
         "device": "cpu",
     }
-    head, history = head_of_message(path, with_a_head / "tokens/text/train", sampling="token", **options)
-    again, _ = head_of_message(path, with_a_head / "tokens/text/train", sampling="token", **options)
+    head, history = head_of_message(path, with_a_head / "tokens/text/train", **options)
+    again, _ = head_of_message(path, with_a_head / "tokens/text/train", **options)
     assert head.low in (0.05, 0.2) and torch.equal(head.weight, again.weight)
     assert history[0]["step"] == 0
     write_message(tmp_path / "both.bin", with_head(path.read_bytes(), head))
     with pytest.raises(InputError, match="the message has a smoothing head"):
-        head_of_message(tmp_path / "both.bin", with_a_head / "tokens/text/train", sampling="token", **options)
-    with pytest.raises(InputError, match="expected a sampling of mode token, not 'documents'"):
-        head_of_message(path, with_a_head / "tokens/text/train", sampling="documents", **options)
+        head_of_message(tmp_path / "both.bin", with_a_head / "tokens/text/train", **options)
+    with pytest.raises(InputError, match="expected a sampling of mode token, not document"):
+        head_of_message(
+            path,
+            with_a_head / "tokens/text/train",
+            **options | {"scheme": context_of(SCHEMES["documents"])},
+        )
 
 
 def bounds_section():
@@ -422,23 +438,9 @@ def bounds_section():
 
 
 def test_a_header_is_that_of_a_model_and_perhaps_of_a_head(tmp_path):
+    made(tmp_path, STRUCTURES["monarch"])
     path = tmp_path / "m.bin"
-    hypothesis = {"hypothesis": {"family": "gpt"}, "contexts": {}}
-
-    def coded(config):
-        return message.encode({"a": np.ones(2, np.float32)}, config, codec={"kind": "float16"})
-
-    path.write_bytes(coded(hypothesis) + coded({"alpha_head": {"low": 0.1, "high": 0.9}}))
-    header = read_header(path)
-    assert header.config == hypothesis and header.head.config == {"alpha_head": {"low": 0.1, "high": 0.9}}
-    for config in (
-        {"alpha_head": {"low": 0.1}},
-        {"other": 1},
-        {"alpha_head": {"low": 0.1, "high": 0.9}, "b": 1},
-    ):
-        path.write_bytes(coded(hypothesis) + coded(config))
-        with pytest.raises(InputError, match=r"m\.bin: the second message holds .*expected a smoothing head"):
-            read_header(path)
-    path.write_bytes(coded({"hypothesis": {}}))
-    with pytest.raises(InputError, match="expected hypothesis and contexts"):
-        read_header(path)
+    path.write_bytes(with_head(encode_model(tmp_path, {"kind": "levels"}, CONTEXTS), head_for(8)))
+    header, decoded = read_header(path), read_message(path)
+    assert (header.config, header.codec) == (decoded.config, decoded.codec)
+    assert (header.head.config, header.head.codec) == (decoded.head.config, decoded.head.codec)

@@ -6,6 +6,7 @@ import numpy as np
 import pretrained
 import pytest
 import torch
+from support.messages import contexts_of
 from support.stores import random_documents, write_store
 
 from tokenbounds.codecs.calibration import lattice_tensors
@@ -17,10 +18,11 @@ from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, write_json
 from tokenbounds.models.folders import load_model
 from tokenbounds.models.gpt import GPT
+from tokenbounds.models.registry import layout_of
 from tokenbounds.training.loop import train
 
 VOCAB = 64
-CONTEXTS = {"token": {"mode": "token", "context_length": 16}}
+CONTEXTS = contexts_of(("token", 16))
 LLAMA = {
     "family": "transformers",
     "corpus": "text",
@@ -138,7 +140,8 @@ def test_lattice_message_decodes_to_the_reconstruction(tokens, llama, bits):
     assert report["on_lattice"]["tensors"] == len(on_lattice) == 8
     assert "model.embed_tokens.weight" not in on_lattice
     # another draw of calibration tokens gives other points; what is coded is what is decoded
-    coded = decode_message(encode(again, decoded.config, codec=decoded.codec))
+    layout = layout_of(decoded.config["hypothesis"])
+    coded = decode_message(encode(again, decoded.config, codec=decoded.codec, layout=layout))
     for name in on_lattice:
         assert np.array_equal(coded.tensors[name], reconstruct(again[name]))
     ids = torch.randint(0, VOCAB, (2, 16), generator=torch.Generator().manual_seed(1))

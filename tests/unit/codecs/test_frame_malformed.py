@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.messages import (
+    LEVELS,
     SMALL,
     UNIFORM11,
     body_of,
@@ -16,6 +17,7 @@ from support.messages import (
     json_values,
 )
 
+from tokenbounds.codecs import frame
 from tokenbounds.codecs.frame import Message, decode, encode
 from tokenbounds.errors import InputError
 
@@ -36,13 +38,13 @@ ONE_LEVEL = b"\x01" + HALF
             "truncated message .needs 33554432 bytes",
         ),
         (
-            forge(header_with([["w", [100_000]]], levels=65536), b"\xff\xff\x03"),
+            forge(header_with([["w", [100_000]]]), b"\xff\xff\x03"),
             "truncated message .needs 131070 bytes",
         ),
         (forge(header_with([["w", [3]]]), b"\x04" + 4 * HALF), "a codebook of 4 codewords; expected 1 to 3"),
         (
-            forge(header_with([["w", [30]]]), b"\x0c" + 12 * HALF),
-            "a codebook of 12 codewords; expected 1 to 11",
+            forge(header_with([["w", [100_000]]]), b"\xff\xff\x04" + 12 * HALF),
+            "a codebook of 81919 codewords; expected 1 to 65536",
         ),
         (forge(header_with([["w", [3]]]), b"\x00"), "a codebook of 0 codewords; expected 1 to 3"),
         (forge(header_with([["w", [3]]]), b"\x81\x00" + HALF), "not a valid varint"),
@@ -65,7 +67,7 @@ ONE_LEVEL = b"\x01" + HALF
         ),
         (
             forge(header_with([["w", [7]]]), b"\x02" + 2 * HALF + b"\x00"),
-            "the decoded symbols do not have the stated counts",
+            "its content is not what its encoder writes",
         ),
         (
             forge(header_with([["w", [7]]]), b"\x02" + 2 * HALF + b"\x00" + b"\xff" * 8),
@@ -73,7 +75,7 @@ ONE_LEVEL = b"\x01" + HALF
         ),
         (
             forge(header_with([["w", [3]]]), ONE_LEVEL + bytes(4)),
-            "the coded symbols are not what their encoder writes",
+            "its content is not what its encoder writes",
         ),
         (forge(header_with([["w", []]]), b""), "truncated message"),
         (
@@ -87,14 +89,31 @@ ONE_LEVEL = b"\x01" + HALF
         ),
         (
             forge({"codec": {"kind": "levels"}, "config": {}, "layout": [["w", [1]]]}, ONE_LEVEL),
-            "header .not in canonical form",
+            "header .codec options kind; expected codebook, kind",
+        ),
+        (
+            forge({"codec": UNIFORM11, "config": {}, "layout": [["w", [1]]]}, ONE_LEVEL),
+            "header .codec options codebook, kind, levels, method; expected codebook, kind",
+        ),
+        (
+            forge(header_with([["w", [1]]], codebook="shared"), ONE_LEVEL),
+            'codec options .*"shared".*; expected .*"tensor"',
+        ),
+        (
+            forge(header_with([["w", [3]]]), b"\x01" + np.float16(-0.0).tobytes()),
+            "its content is not what its encoder writes",
+        ),
+        (
+            forge(header_with([["w", [2]]]), b"\x02" + 2 * HALF + bytes(4)),
+            "its content is not what its encoder writes",
         ),
         (forge(b"\xff\xfe", b""), "corrupt message header"),
-        (forge(b"[" * 1_000_000, b""), "corrupt message header"),
-        (forge({"codec": UNIFORM11, "config": {}}, b""), "corrupt message header"),
-        (forge({"codec": UNIFORM11, "config": [], "layout": 0}, b""), "corrupt message header"),
-        (forge({"codec": UNIFORM11, "config": {}, "layout": 0}, b""), "names and shapes are not stored"),
+        (forge(b"[" * 4_000, b""), "corrupt message header"),
+        (forge({"codec": LEVELS, "config": {}}, b""), "corrupt message header"),
+        (forge({"codec": LEVELS, "config": [], "layout": 0}, b""), "corrupt message header"),
+        (forge({"codec": LEVELS, "config": {}, "layout": 0}, b""), "names and shapes are not stored"),
         (framed(b"\x05hello"), "corrupt message header"),
+        (framed(b"\x00"), "corrupt message header"),
         (framed(b"\xff\x7f"), "truncated message .needs 16383 bytes at byte 7; 0 remain"),
         (framed(b""), "truncated message"),
         *(
@@ -131,8 +150,9 @@ def test_malformed_messages_are_refused_without_allocating(data, error):
     check_refused_in_little_memory(data, f"^evil: .*{error}", name="evil")
 
 
-def test_header_that_inflates_without_end():
-    check_refused_in_little_memory(forge(b" " * (128 << 20), b""), "corrupt message header")
+def test_header_that_expands_without_end(monkeypatch):
+    monkeypatch.setattr(frame, "MAX_HEADER_BYTES", 2_000)
+    check_refused_in_little_memory(forge(b" " * 4_000, b""), "its text is longer than 2000 bytes")
 
 
 def test_words_after_the_coded_symbols():
@@ -177,7 +197,7 @@ def test_nothing_but_an_input_error_for_any_header(codec, config, layout, conten
     headers = [
         codec,
         {"codec": codec, "config": config, "layout": layout},
-        {"codec": UNIFORM11, "config": {}, "layout": layout},
+        {"codec": LEVELS, "config": {}, "layout": layout},
         {"codec": {"kind": codec}, "config": {}, "layout": [["w", [3]]]},
     ]
     for header in headers:

@@ -222,11 +222,16 @@ def test_schemes_contexts_names_and_their_choice():
     )
     config = parse_config(data)
     assert list(config.schemes) == ["token", "windows", "short"]
-    assert config.contexts == {
-        "token": {"mode": "token", "context_length": 1024},
-        "windows": {"mode": "window", "context_length": 8, "window": 4},
-        "short": {"mode": "token", "context_length": 16},
+    assert config.contexts("gpt") == {
+        "arithmetic": {"dtype": "float32", "multiple": 64, "batch_tokens": 16384},
+        "schemes": [
+            {"mode": "token", "context_length": 1024},
+            {"mode": "token", "context_length": 16},
+            {"mode": "window", "context_length": 8, "window": 4},
+        ],
     }
+    assert config.context("short") == {"mode": "token", "context_length": 16}
+    assert config.scheme("short") == {"mode": "token", "n": 7, "context_length": 16, "beacon": ""}
     assert config.choices_bits() == {"sampling scheme": math.log2(3)}
     assert parse_config(MINIMAL).choices_bits() == {"sampling scheme": 0}
     row = {"label": "x", "model": "gpt", "codec": "levels11", "corpus": "text"}

@@ -16,6 +16,8 @@ from tokenbounds.corpus.documents import (
     TRAIN,
     VALIDATION,
     document_roles,
+    drawing_of,
+    manifest_digest,
     read_manifest,
     split_documents,
     write_manifest,
@@ -56,7 +58,7 @@ def corpus_of(val=0.0, fraction=None, **more):
     fraction=st.sampled_from([None, 0.1, 0.5]),
 )
 def test_roles_are_disjoint_and_of_the_asked_sizes(documents, val, fraction):
-    roles = document_roles(corpus_of(val, fraction), documents, 137, "text")
+    roles = document_roles(drawing_of(corpus_of(val, fraction), 137, "text"), documents)
     held = math.ceil(val * documents)
     trained = 0 if fraction is None else min(math.ceil(fraction * documents), documents - held)
     assert [(roles == role).sum() for role in (TRAIN, VALIDATION, TOKENIZER)] == [
@@ -69,7 +71,7 @@ def test_roles_are_disjoint_and_of_the_asked_sizes(documents, val, fraction):
 
 def test_the_tokenizer_sample_has_its_own_stream():
     roles = [
-        document_roles(corpus_of(0.1, 0.3), 500, seed, name)
+        document_roles(drawing_of(corpus_of(0.1, 0.3), seed, name), 500)
         for seed, name in [(1, "a"), (1, "a"), (2, "a"), (1, "b")]
     ]
     assert np.array_equal(roles[0], roles[1])
@@ -108,24 +110,74 @@ def test_an_edit_of_the_same_length_changes_the_manifest(tmp_path):
     assert len(manifests[0]) == len(manifests[1]) and manifests[0] != manifests[1]
 
 
-@pytest.mark.parametrize("key", ["roles_sha256", "shards", "files"])
-def test_a_manifest_that_lacks_a_key(tmp_path, key):
-    write_manifest(
-        corpus_of(),
-        137,
-        "text",
-        [jsonl(tmp_path / "a.jsonl", 5)],
-        tmp_path / "documents.json",
-        tmp_path / "roles.bin",
-    )
-    manifest = read_json(tmp_path / "documents.json")
+@pytest.fixture
+def written(tmp_path):
+    """The paths of a manifest and its roles."""
+    paths = tmp_path / "documents.json", tmp_path / "roles.bin"
+    write_manifest(corpus_of(0.2), 137, "text", [jsonl(tmp_path / "a.jsonl", 5)], *paths)
+    return paths
+
+
+@pytest.mark.parametrize("key", ["roles_sha256", "shards", "files", "reading", "drawing"])
+def test_a_manifest_that_lacks_a_key(written, key):
+    manifest = read_json(written[0])
     del manifest[key]
-    write_json(tmp_path / "documents.json", manifest)
+    write_json(written[0], manifest)
     with pytest.raises(InputError) as error:
-        read_manifest(tmp_path / "documents.json", tmp_path / "roles.bin")
-    assert (
-        str(error.value) == f"{tmp_path}/documents.json: not a manifest of documents (key '{key}' is missing)"
-    )
+        read_manifest(*written)
+    assert str(error.value) == f"{written[0]}: not a manifest of documents (key '{key}' is missing)"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"documents": 6}, "5 documents in its files, expected 6"),
+        ({"documents": -5}, "documents is -5"),
+        ({"documents": True}, "documents is true"),
+        ({"roles": {"train": 5, "val": 0, "tokenizer": 0}}, "roles.bin: 5 documents (4 train, 1 val, 0 tok"),
+        ({"roles": {"train": 4, "val": 0, "tokenizer": 0}}, "4 documents in its roles, expected 5"),
+        ({"shards": [[0, 4]]}, "its shards do not divide 5 documents evenly, in order"),
+        ({"shards": [[0, 3], [3, 5]]}, "its shards do not divide 5 documents evenly, in order"),
+        ({"files": [{"path": 3, "bytes": 1, "documents": 5, "sha256": "0" * 64}]}, "a file is {"),
+        ({"files": [{"path": "a", "bytes": 1, "documents": 5, "sha256": "0"}]}, "a file is {"),
+        ({"files": ["a"]}, "key 'path' is missing"),
+        ({"reading": {"field": "text"}}, 'reading is {"field":"text"}'),
+        ({"drawing": {"val": 2.0, "seed": 1, "tokenizer": None}}, "drawing is {"),
+        ({"drawing": {"val": 0, "seed": 1, "tokenizer": {"fraction": 1}}}, "drawing is {"),
+    ],
+)
+def test_a_manifest_edited_by_hand(written, change, message):
+    write_json(written[0], read_json(written[0]) | change)
+    with pytest.raises(InputError) as error:
+        read_manifest(*written)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_digest_of_a_manifest(written):
+    manifest = read_json(written[0])
+    digest = manifest_digest(manifest)
+    moved = [
+        entry | {"path": f"/elsewhere/{entry['path'].rpartition('/')[2]}"} for entry in manifest["files"]
+    ]
+    assert manifest_digest(manifest | {"provenance": {"commit": "other"}, "files": moved}) == digest
+    (entry,) = manifest["files"]
+    for other in (
+        {"drawing": manifest["drawing"] | {"seed": 1}},
+        {"reading": manifest["reading"] | {"extract": "docstrings"}},
+        {"roles_sha256": "0" * 64},
+        {"files": [entry | {"sha256": "0" * 64}]},
+        {"files": [entry | {"path": "a.json"}]},
+        {"files": [entry | {"package": "torch"}]},
+    ):
+        assert manifest_digest(manifest | other) != digest
+
+
+def test_the_roles_follow_from_the_manifest(tmp_path):
+    files = [jsonl(tmp_path / "a.jsonl", 90)]
+    paths = tmp_path / "documents.json", tmp_path / "roles.bin"
+    write_manifest(corpus_of(0.1, 0.3), 5, "text", files, *paths)
+    manifest, _, roles = read_manifest(*paths)
+    assert np.array_equal(document_roles(manifest["drawing"], 90), roles) and set(roles) == {0, 1, 2}
 
 
 def test_empty_corpus(tmp_path):

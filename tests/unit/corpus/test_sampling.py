@@ -1,152 +1,142 @@
-"""Draws: uniform over all tokens, seeded by name, in files that are checked; windows cut at document ends."""
+"""Draws: uniform, derived from the message and all else that they depend on; windows cut at document ends."""
 
 import hashlib
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.stores import store_of, write_index
 
-from tokenbounds.config.schema import Sampling
 from tokenbounds.corpus.sampling import (
     Segment,
-    draw_positions,
-    draw_windows,
-    read_positions,
+    draw,
+    draw_key,
+    positions_of_stream,
+    uniform_integers,
     window_segments,
-    write_positions,
 )
 from tokenbounds.corpus.store import CorpusIndex
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, write_json
 from tokenbounds.randomness import generator
 
+TOKEN = {"mode": "token", "context_length": 64}
+WINDOWS = {"mode": "window", "context_length": 8, "window": 3}
+DOCUMENTS = {"mode": "document", "context_length": 64}
+KEY = bytes(range(32))
+
 
 def test_draws_are_uniform_over_all_tokens(tmp_path):
     # Very different documents and shards, an empty one among them: each token must be as likely as any other.
     store = store_of(tmp_path / "train", [[[5] * 29, [6]], [], [[7] * 2], [[8] * 9, [9] * 4, [3] * 60]])
-    rng_free = draw_positions(
-        CorpusIndex(write_index(tmp_path / "big", [store.m] * 1000, [store.m * 1000])), 50_000, 137, "text"
-    )
-    counts = np.bincount(rng_free["position"] % store.m, minlength=store.m)
-    assert scipy.stats.chisquare(counts).pvalue > 1e-3
-    frame = draw_positions(store, store.m, 137, "text")
+    big = CorpusIndex(write_index(tmp_path / "big", [store.m] * 1000, [store.m * 1000]))
+    drawn = draw(big, TOKEN, 50_000, KEY)["position"]
+    assert scipy.stats.chisquare(np.bincount(drawn % store.m, minlength=store.m)).pvalue > 1e-3
+    frame = draw(store, TOKEN, store.m, KEY)
     assert list(frame.columns) == ["draw", "position", "document"] and (frame.dtypes == np.int64).all()
     assert frame["draw"].tolist() == list(range(store.m)) and frame["position"].duplicated().any()
     assert frame["document"].tolist() == store.document_of(frame["position"].to_numpy()).tolist()
 
 
-def test_draws_are_seeded_by_name(tmp_path):
-    index = CorpusIndex(write_index(tmp_path / "train", [10_000], [10_000]))
-    drawn = [
-        draw_positions(index, 100, seed, name)["position"].tolist()
-        for seed, name in [(1, "a"), (1, "a"), (2, "a"), (1, "b")]
+def test_draws_of_windows_and_documents(tmp_path):
+    index = CorpusIndex(write_index(tmp_path / "train", [10, 3, 9], [22]))
+    windows = draw(index, WINDOWS, 7, KEY)
+    assert list(windows.columns) == ["draw", "window", "position", "document"]
+    assert (windows["position"] == 3 * windows["window"]).all() and windows["window"].max() < 7
+    documents = draw(index, DOCUMENTS, 3, KEY)
+    assert documents["document"].isin([0, 1, 2]).all()
+    assert documents["position"].tolist() == [[0, 10, 13][number] for number in documents["document"]]
+
+
+def test_numbers_by_hand():
+    """The generator as docs/theory.md, section 10, has it, in its plainest form."""
+    limit = 3 * 2**61  # a third of the words is rejected
+    found, rejected = uniform_integers(KEY, 200, limit), 0
+    for j in range(200):
+        counter = 0
+        while True:
+            block = KEY + j.to_bytes(8, "little") + counter.to_bytes(8, "little")
+            word = int.from_bytes(hashlib.sha256(block).digest()[:8], "little")
+            if word < 2 * limit:
+                break
+            counter, rejected = counter + 1, rejected + 1
+        assert found[j] == word % limit
+    assert 20 < rejected < 100
+    assert (uniform_integers(KEY, 50, limit) == found[:50]).all()
+
+
+def test_every_field_changes_the_draws():
+    fields = {"message": "0" * 64, "index": "1" * 64, "context": TOKEN, "n": 100, "beacon": ""}
+
+    def key(**changes):
+        return draw_key(*(fields | changes).values())
+
+    others = [
+        key(message="0" * 63 + "1"),
+        key(index="1" * 63 + "0"),
+        key(context=DOCUMENTS),
+        key(context=TOKEN | {"context_length": 65}),
+        key(context=TOKEN | {"mode": "window", "window": 1}),
+        key(context=TOKEN | {"mode": "window", "window": 2}),
+        key(n=101),
+        key(beacon=" "),
     ]
-    assert drawn[0] == drawn[1] and drawn[0] != drawn[2] and drawn[0] != drawn[3]
-    assert drawn[0] == generator(1, "positions", "a").integers(0, 10_000, 100).tolist()
-    assert (
-        draw_windows(index, 100, 7, 1, "a")["window"].tolist()
-        == generator(1, "windows", "a").integers(0, 1428, 100).tolist()
-    )
+    assert len({key(), *others}) == 1 + len(others) and key() == key()
+    numbers = [uniform_integers(key, 4000, 1 << 40) for key in (key(), others[0])]
+    assert abs(np.corrcoef(numbers)[0, 1]) < 5 / np.sqrt(4000)
 
 
-def test_more_draws_than_tokens(tmp_path):
+def test_the_key_by_hand():
+    """Each field behind its length; two layouts of the same bytes are two keys."""
+    fields = [b"tokenbounds draws 1", bytes(32), bytes([17] * 32), b"window"]
+    fields += [number.to_bytes(8, "little") for number in (95, 10, 8, 3)] + [b"round 7"]
+    digest = hashlib.sha256(b"".join(len(field).to_bytes(8, "little") + field for field in fields))
+    assert draw_key("0" * 64, "11" * 32, WINDOWS, 95, "round 7") == digest.digest()
+
+
+def test_provenance_is_no_part_of_the_identity(tmp_path):
+    """Whoever indexes the same tokens anew, with another version, gets the same draws."""
+    folder = write_index(tmp_path / "train", [10, 3], [13])
+    before = CorpusIndex(folder).identity
+    index = read_json(folder / "index.json")
+    write_json(folder / "index.json", index | {"provenance": {"commit": "another"}})
+    assert CorpusIndex(folder).identity == before
+    write_json(folder / "index.json", index | {"tokenizer_sha256": "1" * 64})
+    assert CorpusIndex(folder).identity != before
+
+
+def test_more_draws_than_there_is(tmp_path):
     index = CorpusIndex(write_index(tmp_path / "train", [10, 3], [13]))
-    assert len(draw_positions(index, 13, 1, "a")) == 13 and len(draw_windows(index, 4, 3, 1, "a")) == 4
-    with pytest.raises(InputError) as error:
-        draw_positions(index, 14, 1, "a")
-    assert str(error.value) == f"{tmp_path}/train: n = 14 draws from m = 13 tokens; expected n <= m"
-    with pytest.raises(InputError) as error:
-        draw_windows(index, 5, 3, 1, "a")
-    assert (
-        str(error.value)
-        == f"{tmp_path}/train: n = 5 draws from 4 windows of 3 tokens (m = 13); expected n <= windows"
-    )
+    for context, n, units in (
+        (TOKEN, 13, "tokens"),
+        (WINDOWS, 4, "windows of 3 tokens"),
+        (DOCUMENTS, 2, "documents"),
+    ):
+        assert len(draw(index, context, n, KEY)) == n
+        with pytest.raises(InputError) as error:
+            draw(index, context, n + 1, KEY)
+        expected = f"n = {n + 1} draws from {n} {units} (m = 13 tokens); expected at most {n}"
+        assert str(error.value) == f"{tmp_path}/train: {expected}"
 
 
 def test_an_index_of_a_million_shards_is_drawn_from_in_seconds(tmp_path):
     tokens = np.random.default_rng(0).integers(1, 10**6, size=10**6)
     write_index(tmp_path / "train", tokens, tokens)
     began = time.perf_counter()
-    frame = draw_positions(CorpusIndex(tmp_path / "train"), 10_000, 137, "text")
+    frame = draw(CorpusIndex(tmp_path / "train"), TOKEN, 10_000, KEY)
     assert time.perf_counter() - began < 10
     ends = np.cumsum(tokens)
     document, position = frame["document"].to_numpy(), frame["position"].to_numpy()
     assert ((position < ends[document]) & (position >= ends[document] - tokens[document])).all()
 
 
-@pytest.mark.parametrize(
-    "sampling", [Sampling(n=20), Sampling(mode="window", n=5, window=4, context_length=8)]
-)
-def test_positions_file(tmp_path, sampling):
-    index = CorpusIndex(write_index(tmp_path / "train", [10, 3, 9], [22]))
-    path = tmp_path / "text.token.parquet"
-    write_positions(path, index, sampling, 137, "text")
-    frame = read_positions(path, index)
-    sidecar = read_json(tmp_path / "text.token.json")
-    assert sidecar["draws"] == len(frame) == sampling.n
-    assert sidecar["m_tokens"] == (22 if sampling.mode == "token" else 20) and sidecar["index_m_tokens"] == 22
-    expected = (
-        draw_positions(index, 20, 137, "text")
-        if sampling.mode == "token"
-        else draw_windows(index, 5, 4, 137, "text")
-    )
-    pd.testing.assert_frame_equal(frame, expected)
-    first = path.read_bytes()
-    write_positions(path, index, sampling, 137, "text")
-    assert path.read_bytes() == first
-
-    other = CorpusIndex(write_index(tmp_path / "other", [10, 3, 10], [23]))
-    with pytest.raises(
-        InputError, match=f"^{path}: drawn from a corpus of 22 tokens, but {tmp_path}/other has 23$"
-    ):
-        read_positions(path, other)
-    moved = CorpusIndex(write_index(tmp_path / "moved", [1] * 22, [22]))
-    with pytest.raises(InputError, match=f"^{path}: its documents are not those of {tmp_path}/moved$"):
-        read_positions(path, moved)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda frame: frame.iloc[::-1],
-            "20 draws out of order or incomplete; expected draws 0 to 19 in order",
-        ),
-        (
-            lambda frame: frame.iloc[:-1],
-            "19 draws out of order or incomplete; expected draws 0 to 19 in order",
-        ),
-        (
-            lambda frame: frame.astype({"position": np.int32}),
-            "columns draw int64, position int32, document int64;"
-            " expected draw, position, document, all int64",
-        ),
-        (
-            lambda frame: frame[["draw", "position"]],
-            "columns draw int64, position int64; expected draw, position, document, all int64",
-        ),
-        (lambda frame: frame.assign(position=frame["position"] + 22), "position "),
-    ],
-)
-def test_wrong_positions_files(tmp_path, change, message):
-    index = CorpusIndex(write_index(tmp_path / "train", [10, 3, 9], [22]))
-    path = tmp_path / "text.token.parquet"
-    write_positions(path, index, Sampling(n=20), 137, "text")
-    change(read_positions(path, index)).to_parquet(path, index=False)
-    with pytest.raises(InputError, match=f"^{path}: changed since it was written"):
-        read_positions(path, index)
-    sidecar = read_json(tmp_path / "text.token.json")
-    write_json(
-        tmp_path / "text.token.json", sidecar | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    )
-    with pytest.raises(InputError) as error:
-        read_positions(path, index)
-    assert message in str(error.value) and "\n" not in str(error.value)
+def test_positions_of_a_named_stream(tmp_path):
+    index = CorpusIndex(write_index(tmp_path / "train", [10_000], [10_000]))
+    found = positions_of_stream(index, 100, 1, "contexts", "a")
+    assert found.tolist() == generator(1, "contexts", "a").integers(0, 10_000, 100).tolist()
 
 
 # ---------------------------------------------------------------- windows

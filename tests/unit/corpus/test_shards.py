@@ -16,9 +16,10 @@ from support.documents import corpus_of, sample_texts, write_documents
 import tokenbounds.corpus.shards
 from tokenbounds.config.schema import Corpus
 from tokenbounds.corpus.documents import SPLITS, TOKENIZER, write_manifest
+from tokenbounds.corpus.indexing import build_index
 from tokenbounds.corpus.shards import tokenize_shard
 from tokenbounds.corpus.sources import list_files
-from tokenbounds.corpus.store import TokenStore, build_index
+from tokenbounds.corpus.store import TokenStore
 from tokenbounds.corpus.tokenizers import prepare_tokenizer, training_documents
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json

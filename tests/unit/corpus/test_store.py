@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from support.stores import EOT_ID, VOCAB, store_of, write_index, write_split
 
 from tokenbounds.corpus import store as corpus
+from tokenbounds.corpus.indexing import build_index
 from tokenbounds.corpus.sampling import Segment, window_segments
-from tokenbounds.corpus.store import CorpusIndex, TokenStore, build_index, token_dtype
+from tokenbounds.corpus.store import CorpusIndex, TokenStore, token_dtype
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, write_json
 
@@ -167,9 +168,31 @@ def rehash(path, **changes):
         (set_token(1, 5), {"eot_id": 1}, "00001.json: eot_id 1, but 0 in "),
         (
             set_token(1, 5),
-            {"tokenizer_sha256": "u"},
-            f"00001.json: tokenizer_sha256 u, but {'0' * 64} in ",
+            {"tokenizer_sha256": "1" * 64},
+            f"00001.json: tokenizer_sha256 {'1' * 64}, but {'0' * 64} in ",
         ),
+        (
+            set_token(1, 5),
+            {"manifest_sha256": "1" * 64},
+            f"00001.json: manifest_sha256 {'1' * 64}, but {'0' * 64} in ",
+        ),
+        (
+            set_token(1, 5),
+            {"roles_sha256": "1" * 64},
+            f"00001.json: roles_sha256 {'1' * 64}, but {'0' * 64} in ",
+        ),
+        (
+            set_token(1, 5),
+            {"roles": {"train": 2, "val": 1, "tokenizer": 0}},
+            "00001.json: roles {'train': 2, 'val': 1, 'tokenizer': 0}, but ",
+        ),
+        (
+            set_token(1, 5),
+            {"tokenizer_sha256": "u"},
+            "00001.json: not a shard's sidecar (tokenizer_sha256 is u)",
+        ),
+        (set_token(1, 5), {"documents": -1}, "00001.json: not a shard's sidecar (documents is -1)"),
+        (set_token(1, 5), {"skipped_documents": [7]}, ": 2 documents and 1 without text, expected 2 in all"),
         (set_token(1, 5), {"shard": 2}, "00001.json: shard 2 in "),
     ],
 )
@@ -180,7 +203,9 @@ def test_index_refuses_inconsistent_shards(tmp_path, change, changes, message):
     rehash(paths[1], **changes)
     with pytest.raises(InputError) as error:
         build_index(paths, folder)
-    assert str(error.value).startswith(f"{folder}/{message}") and "\n" not in str(error.value)
+    start = f"{folder}{message}" if message.startswith(":") else f"{folder}/{message}"
+    assert str(error.value).startswith(start) and "\n" not in str(error.value)
+    assert not (folder / "index.json").exists()
     assert not (folder / "index.json").exists()
 
 
@@ -217,15 +242,88 @@ def test_vocabulary_above_the_dtype(tmp_path):
         token_dtype(2**32 + 1)
 
 
+def test_a_shard_that_is_given_twice(tmp_path):
+    folder = tmp_path / "train"
+    paths = write_split(folder, [[[5, 6]], [[7, 8, 9]]])
+    with pytest.raises(InputError, match=r"00000\.json: shard 0 in .*, expected shard 1 in"):
+        build_index([paths[0], paths[0]], folder)
+    with pytest.raises(InputError, match=r"train: 1 shards given, expected 2$"):
+        build_index(paths[:1], folder)
+    # As a forger would: another name, another number, the files of the first.
+    for suffix in (".bin", ".ends.bin"):
+        (folder / f"00001{suffix}").write_bytes((folder / f"00000{suffix}").read_bytes())
+    write_json(paths[1], read_json(paths[0]) | {"shard": 1})
+    build_index(paths, folder)
+    assert read_json(folder / "index.json")["duplicate_documents"] == 1
+    write_json(paths[1], read_json(paths[0]))
+    with pytest.raises(InputError, match=r"00001\.json: shard 0 in .*, expected shard 1 in"):
+        build_index(paths, folder)
+
+
+SHARD = {"name": "00000", "tokens": 3, "documents": 1, "sha256": "0" * 64}
+
+
 @pytest.mark.parametrize(
-    "change", [{"m_tokens": 4}, {"cumulative_tokens": [0, 2]}, {"vocab_size": 70_000}, {"dtype": None}]
+    ("change", "message"),
+    [
+        (
+            {"m_tokens": 4},
+            "m_tokens 4 and cumulative_tokens are not the sums of the shards' tokens, 3 in all",
+        ),
+        ({"m_tokens": 3.0}, "m_tokens is 3.0"),
+        ({"m_tokens": True}, "m_tokens is True"),
+        ({"m_tokens": -3}, "m_tokens is -3"),
+        ({"m_tokens": 10**30}, f"m_tokens is {10**30}"),
+        ({"cumulative_tokens": [0, 2]}, "m_tokens 3 and cumulative_tokens are not"),
+        ({"cumulative_tokens": None}, "key 'cumulative_tokens' is missing"),
+        ({"vocab_size": 70_000}, "dtype uint16 for a vocabulary of 70000, expected uint32"),
+        ({"vocab_size": 0}, "eot_id 0 in a vocabulary of 0"),
+        ({"dtype": None}, "key 'dtype' is missing"),
+        ({"dtype": "float64"}, "dtype is float64"),
+        ({"documents": 2}, "2 documents, but 1 in its shards, and 1 with text have the role train"),
+        (
+            {"roles": {"train": 2, "val": 0, "tokenizer": 0}},
+            "1 documents, but 1 in its shards, and 2 with text",
+        ),
+        ({"roles": {"train": 1}}, "roles is {'train': 1}"),
+        ({"manifest_sha256": "abc"}, "manifest_sha256 is abc"),
+        ({"duplicate_documents": "1"}, "duplicate_documents is 1"),
+        ({"repeated_contexts": {"share": 0.5}}, "repeated_contexts is {'share': 0.5}"),
+        ({"remark": "free text"}, "key 'remark' is not one of an index"),
+        ({"shards": []}, "shards is []"),
+        ({"shards": [SHARD | {"name": "../../elsewhere"}]}, "shard '../../elsewhere' in place of 00000"),
+        ({"shards": [SHARD, SHARD]}, "shard '00000' in place of 00001"),
+        ({"shards": [SHARD | {"tokens": -1}]}, "shards is [{"),
+        ({"shards": [SHARD | {"seen": 1}]}, "shards is [{"),
+    ],
 )
-def test_index_edited_by_hand(tmp_path, change):
+def test_index_edited_by_hand(tmp_path, change, message):
     folder = tmp_path / "train"
     store_of(folder, [[[5, 6]]])
     index = {
         key: value for key, value in (read_json(folder / "index.json") | change).items() if value is not None
     }
     write_json(folder / "index.json", index)
-    with pytest.raises(InputError, match="^" + f"{folder}/index.json: "):
+    with pytest.raises(InputError) as error:
+        CorpusIndex(folder)
+    found = str(error.value)
+    assert found.startswith(f"{folder}/index.json: ") and message in found and "\n" not in found
+
+
+@pytest.mark.parametrize("value", [None, [], "index", 3, [[1]]])
+def test_an_index_that_is_no_object(tmp_path, value):
+    store_of(tmp_path / "train", [[[5, 6]]])
+    write_json(tmp_path / "train/index.json", value)
+    with pytest.raises(InputError, match=r"index\.json: not an index of token shards \(found \w+, expected"):
+        CorpusIndex(tmp_path / "train")
+
+
+def test_ends_out_of_order(tmp_path):
+    folder = tmp_path / "train"
+    store_of(folder, [[[5, 6], [7], [8]]])
+    ends = np.array([5, 3, 7], "<u8").tobytes()
+    (folder / "ends.bin").write_bytes(ends)
+    index = read_json(folder / "index.json") | {"ends_sha256": hashlib.sha256(ends).hexdigest()}
+    write_json(folder / "index.json", index)
+    with pytest.raises(InputError, match=r"ends\.bin: documents do not end in increasing order$"):
         CorpusIndex(folder)

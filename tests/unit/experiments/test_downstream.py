@@ -7,20 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.resampled import Bigram, distributions, encoded, resampled_of
-from support.runs import EOT, VOCAB
+from support.runs import ARITHMETIC, EOT, SCHEMES, SEED, VOCAB, context_of
 from support.stores import write_store
 
 from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import model_of, read_message
 from tokenbounds.corpus.contexts import ContextRule, token_items
+from tokenbounds.corpus.sampling import positions_of_stream
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.errors import InputError
 from tokenbounds.experiments.downstream import evaluate, rewritten_bits, same_tokenizer_bits, write_scores
 from tokenbounds.experiments.resampling import read_resampled
 from tokenbounds.experiments.rewriting import rewritten
 from tokenbounds.io.files import read_json, write_json
-from tokenbounds.scoring.records import read_records
 from tokenbounds.scoring.score import score_items
+
+SCHEME = context_of(SCHEMES["token"])
 
 # ---------------------------------------------------------------- the same tokenizer
 
@@ -29,10 +31,10 @@ def test_bits_are_those_of_a_corpus_with_the_token_in_place(run, tmp_path):
     """The corpus is written again with the drawn token at the drawn position; its ordinary score is the
     resampled bits."""
     message = read_message(run / "messages/gpt.levels.bin")
-    model, rule = model_of(message), context_rule(message, "token")
+    model, rule = model_of(message), context_rule(message, SCHEME)
     store = TokenStore(run / "tokens/text/train")
     resampled = read_resampled(resampled_of(run, tmp_path))
-    bits = same_tokenizer_bits(model, store, resampled, rule, tokens=1, batch_tokens=64)
+    bits = same_tokenizer_bits(model, store, resampled, rule, tokens=1, arithmetic=ARITHMETIC)
     everything, checked = store.tokens(0, store.m).astype(int), 0
     for draw, (position, tokens) in enumerate(zip(resampled["position"], resampled["tokens"], strict=True)):
         changed = everything.copy()
@@ -41,7 +43,9 @@ def test_bits_are_those_of_a_corpus_with_the_token_in_place(run, tmp_path):
         changed[position] = tokens[0]
         pieces = np.split(changed, np.flatnonzero(changed == EOT) + 1)[:-1]
         other = write_store(tmp_path / f"store{draw}", [piece[:-1].tolist() for piece in pieces], VOCAB, EOT)
-        ((log2_q, *_),) = score_items(model, list(token_items(other, [position], rule)), batch_tokens=64)
+        ((log2_q, *_),) = score_items(
+            model, list(token_items(other, [position], rule)), arithmetic=ARITHMETIC
+        )
         assert bits[draw] == pytest.approx(-log2_q[0], abs=1e-5)
         checked += 1
     assert checked > 10
@@ -53,8 +57,8 @@ def test_bits_of_several_tokens_are_the_generators_own(run, tmp_path):
     resampled = read_resampled(path)
     message = read_message(run / "messages/gpt.levels.bin")
     store = TokenStore(run / "tokens/text/train")
-    rule = context_rule(message, "token")
-    bits = same_tokenizer_bits(model_of(message), store, resampled, rule, tokens=4, batch_tokens=64)
+    rule = context_rule(message, SCHEME)
+    bits = same_tokenizer_bits(model_of(message), store, resampled, rule, tokens=4, arithmetic=ARITHMETIC)
     assert max(len(tokens) for tokens in resampled["tokens"]) == 4
     assert bits == pytest.approx(-pd.read_parquet(path)["log2_q"].to_numpy(), abs=1e-4)
 
@@ -95,7 +99,7 @@ def test_bits_by_hand(pair, two):
         ContextRule(16, "first", ids["<eot>"]),
         pair["characters"],
         pair["bpe"],
-        batch_tokens=32,
+        arithmetic=ARITHMETIC,
     )
     c, a, ab, abc, eot = (ids[name] for name in ("c", "a", "ab", "abc", "<eot>"))
     begins_with_a = p[c, a] + p[c, ab] + p[c, abc]
@@ -111,7 +115,9 @@ def test_no_bits_are_negative(pair, two):
     for position in range(store.m):
         tokens = [[token] for token in range(pair["characters"].vocab_size)]
         resampled = {"position": np.full(len(tokens), position), "tokens": tokens}
-        bits = rewritten_bits(model, store, resampled, rule, pair["characters"], pair["bpe"], batch_tokens=64)
+        bits = rewritten_bits(
+            model, store, resampled, rule, pair["characters"], pair["bpe"], arithmetic=ARITHMETIC
+        )
         assert (bits >= 0).all()
 
 
@@ -137,7 +143,9 @@ def test_bits_are_not_less_than_those_of_the_text(pair, two):
     for position, token in itertools.product(range(1, 7), range(1, 5)):
         resampled = {"position": np.array([position]), "tokens": [[token]]}
         rule = ContextRule(16, "first", target.eot_id)
-        (bits,) = rewritten_bits(model, store, resampled, rule, pair["characters"], target, batch_tokens=64)
+        (bits,) = rewritten_bits(
+            model, store, resampled, rule, pair["characters"], target, arithmetic=ARITHMETIC
+        )
         kept, replaced, _ = rewritten(everything[:position], [token], pair["characters"], target)
         last = int(kept[-1]) if kept.size else target.eot_id
         before = b"".join(pieces[old] for old in replaced)
@@ -158,7 +166,7 @@ def test_a_context_that_is_longer_in_the_other_tokens(pair, tmp_path):
         ContextRule(4, "always", 0),
         pair["bpe"],
         pair["characters"],
-        batch_tokens=16,
+        arithmetic=ARITHMETIC,
     )
     assert bits[0] == pytest.approx(-math.log2(p[3, 1]) - math.log2(p[1, 2]), abs=1e-4)
 
@@ -170,8 +178,7 @@ def test_evaluation(run, tmp_path):
     """Perplexity and accuracy are those of the ordinary records; the tokenizer must be the model's."""
     path = resampled_of(run, tmp_path)
     tokenizer, store = run / "tokens/text/tokenizer", run / "tokens/text/train"
-    options = {"sampling": "token", "draws": 30, "tokens": 1, "batch_tokens": 64, "device": "cpu"}
-    draws = run / "positions/text.token.parquet"
+    options = {"scheme": SCHEME, "draws": 30, "tokens": 1, "seed": SEED, "device": "cpu"}
     message = run / "messages/gpt.levels.bin"
     scores = evaluate(
         message,
@@ -179,16 +186,20 @@ def test_evaluation(run, tmp_path):
         path,
         store,
         tokenizer,
-        [("text", draws, store, tokenizer)],
+        [("text", store, tokenizer)],
         name="gpt.levels",
         **options,
     )
-    records = read_records([run / f"risk/gpt.levels.text.token/{part:05d}.parquet" for part in range(2)])
+    positions = positions_of_stream(TokenStore(store), 30, SEED, "contexts", "text")
+    model, rule = model_of(read_message(message)), context_rule(read_message(message), SCHEME)
+    items = list(token_items(TokenStore(store), positions, rule))
+    columns = score_items(model, items, arithmetic=ARITHMETIC)
+    log2_q, ranks = (np.concatenate([item[i] for item in columns]) for i in (0, 1))
     performance = scores["downstream"]["text"]
-    assert performance["perplexity"] == pytest.approx(2 ** -records["log2_q"][:30].mean(), rel=1e-5)
-    assert performance["accuracy"] == pytest.approx(100 * (records["rank"][:30] == 0).mean())
+    assert performance["perplexity"] == pytest.approx(2 ** -log2_q.mean(), rel=1e-5)
+    assert performance["accuracy"] == pytest.approx(100 * (ranks == 0).mean())
     assert performance["perplexity_standard_error"] == pytest.approx(
-        performance["perplexity"] * math.log(2) * records["log2_q"][:30].std(ddof=1) / math.sqrt(30), rel=1e-4
+        performance["perplexity"] * math.log(2) * log2_q.std(ddof=1) / math.sqrt(30), rel=1e-4
     )
     bits = -pd.read_parquet(path)["log2_q"]
     assert scores["objective_bits"] == pytest.approx(bits.mean(), abs=1e-5)
@@ -205,7 +216,7 @@ def test_evaluation(run, tmp_path):
             path,
             store,
             tokenizer,
-            [("text", draws, store, other)],
+            [("text", store, other)],
             name="gpt.levels",
             **options,
         )

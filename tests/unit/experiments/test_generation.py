@@ -12,11 +12,12 @@ import pytest
 import torch
 from scipy.special import softmax
 from scipy.stats import chisquare
-from support.runs import CONFIG, EOT, SCHEMES, VOCAB, certificate_path, write_run
+from support.runs import CONFIG, EOT, SCHEMES, VOCAB, certificate_path, context_of, write_run
 
 from tokenbounds.certificates.files import read_certificate, write_certificate
 from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import read_model
+from tokenbounds.config.schema import Sampling
 from tokenbounds.corpus.contexts import ContextRule
 from tokenbounds.corpus.tokenizers import listed_tokenizer
 from tokenbounds.errors import InputError
@@ -60,7 +61,7 @@ def run(tmp_path_factory):
     torch.set_num_threads(1)
     run = write_run(
         tmp_path_factory.mktemp("run") / "run",
-        {"token": SCHEMES["token"]},
+        {"token": SCHEMES["token"], "documents": Sampling(mode="document", n=20, context_length=16)},
         config=CONFIG | {"start_token": "always"},
     )
     folder = run / "tokens/text/tokenizer"
@@ -72,7 +73,10 @@ def run(tmp_path_factory):
         "vocab_size": VOCAB,
         "eot_id": EOT,
     }
-    write_json(folder / "info.json", {"kind": "vocabulary", "eot": tokens[0], **facts})
+    write_json(
+        folder / "info.json",
+        {"kind": "vocabulary", "eot": tokens[0], "standing": {"kind": "program"}, **facts},
+    )
     return run
 
 
@@ -129,7 +133,7 @@ def test_greedy_text_of_a_network(run, certificate):
     """Against the argmax of one pass over the whole text, which sees the same because the text is shorter
     than the context."""
     message, model = read_model(run / certificate["hypothesis"]["message"]["path"])
-    rule = context_rule(message, "token")
+    rule = context_rule(message, context_of(SCHEMES["token"]))
     assert rule == ContextRule(16, "always", EOT)
     made = generate(model, rule, np.random.default_rng(0), tokens=12, prompt=[3, 4], temperature=0)
     ids = np.array([EOT, 3, 4, *made.ids])
@@ -343,7 +347,7 @@ def test_the_workflow_generates_with_the_best_certificate_of_a_row(run, tmp_path
         write_certificate(run / "bounds" / f"{made['name']}.json", made)
     paths = [run / "bounds" / f"{name}.levels.text.token.json" for name in "wb"]
     outputs = {suffix: tmp_path / f"t.{suffix}" for suffix in ("csv", "md", "tex")}
-    spec = {"labels": ["A"], "counts": [2], "top_k": [1], "caption": "", "samples": OPTIONS}
+    spec = {"labels": ["A"], "counts": [2], "top_k": [1], "caption": "", "samples": OPTIONS, "methods": []}
     text_tables.draw({"certificates": paths}, spec | {"seed": SEED, "threads": 1}, outputs)
     lines = list(csv.DictReader(outputs["csv"].open(newline="", encoding="utf-8")))
     assert {line["certificate"] for line in lines[:-1]} == {"b.levels.text.token"}

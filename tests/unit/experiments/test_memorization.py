@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support.messages import contexts_of
+from support.runs import ARITHMETIC
 from support.stores import write_store
 
 from tokenbounds.codecs.decode import decode_message, encode_model, model_of
@@ -166,7 +168,7 @@ def test_accuracy_of_a_model_whose_predictions_are_known(tmp_path, start_token):
     store = write_store(
         tmp_path, [[3, 4, 5, 6, 7, 8, 9, 10], [3, 4, 5], [3, 4, 6, 4, 5, 6, 7, 8, 9, 10]], 12, EOT
     )
-    counts = measure_accuracy(Successor(), store, 4, ContextRule(12, start_token, EOT), batch_tokens=16)
+    counts = measure_accuracy(Successor(), store, 4, ContextRule(12, start_token, EOT), arithmetic=ARITHMETIC)
     assert (counts.right, counts.integers) == (2, 4)
 
 
@@ -174,9 +176,9 @@ def test_a_tie_is_not_right(tmp_path):
     store = write_store(tmp_path, [[5, 10, 3]], 12, EOT)
     model = Successor()
     model.head = lambda hidden: 0 * hidden
-    assert measure_accuracy(model, store, 10, ContextRule(8, "always", EOT), batch_tokens=8) == IntegerCounts(
-        0, 1, 1
-    )
+    assert measure_accuracy(
+        model, store, 10, ContextRule(8, "always", EOT), arithmetic=ARITHMETIC
+    ) == IntegerCounts(0, 1, 1)
 
 
 def test_a_document_beyond_the_context_is_refused(tmp_path):
@@ -184,7 +186,9 @@ def test_a_document_beyond_the_context_is_refused(tmp_path):
     with pytest.raises(
         InputError, match="toy: a document of 6 tokens is longer than the context_length 5 of the model"
     ):
-        measure_accuracy(Successor(), store, COMMA, ContextRule(5, "always", EOT), batch_tokens=8, name="toy")
+        measure_accuracy(
+            Successor(), store, COMMA, ContextRule(5, "always", EOT), arithmetic=ARITHMETIC, name="toy"
+        )
 
 
 @pytest.fixture
@@ -203,14 +207,14 @@ def trained(tmp_path):
 
 def test_accuracy_is_that_of_the_decoded_model(trained):
     paths = [trained / name for name in ("model", "train", "tokenizer", "figure4.toy.csv")]
-    written = write_accuracies(*paths, levels=[2, 100], method="uniform", batch_tokens=64, device="cpu")
+    written = write_accuracies(*paths, levels=[2, 100], method="uniform", arithmetic=ARITHMETIC, device="cpu")
     frame = pd.read_csv(paths[-1])
     pd.testing.assert_frame_equal(frame, written)
     assert frame["levels"].tolist() == [2, 100]
     assert (frame["integers"] == 8 * 4).all()
     assert (frame["accuracy"] == frame["right"] / 32).all()
     assert (frame["right"] <= frame["attainable"]).all()
-    contexts = {"recall": {"mode": "document", "context_length": 32}}
+    contexts = contexts_of(("document", 32))
     store = TokenStore(paths[1])
     for line in frame.itertuples():
         data = encode_model(
@@ -218,7 +222,11 @@ def test_accuracy_is_that_of_the_decoded_model(trained):
         )
         assert line.message_bytes == len(data)
         again = measure_accuracy(
-            model_of(decode_message(data)), store, COMMA, ContextRule(32, "always", EOT), batch_tokens=7
+            model_of(decode_message(data)),
+            store,
+            COMMA,
+            ContextRule(32, "always", EOT),
+            arithmetic=ARITHMETIC,
         )
         assert again.right == line.right
     sidecar = json.loads(paths[-1].with_suffix(".json").read_text())

@@ -9,10 +9,12 @@ import pytest
 import scipy.stats
 import torch
 from support.resampled import Bigram, distributions, resampled_of
-from support.runs import SEED
+from support.runs import ARITHMETIC, SCHEMES, SEED, context_of
 from support.stores import write_store
 
 from tokenbounds.corpus.contexts import ContextRule
+from tokenbounds.corpus.sampling import positions_of_stream
+from tokenbounds.corpus.store import TokenStore
 from tokenbounds.errors import InputError
 from tokenbounds.experiments.resampling import contexts, continuations, quantiles, read_resampled, shortened
 from tokenbounds.io.files import read_json
@@ -33,7 +35,7 @@ def test_continuations_are_drawn_from_the_model():
     p /= p.sum(axis=1, keepdims=True)
     inputs = [np.array([1, 2])] * n
     uniforms = np.random.default_rng(1).random((n, 2))
-    drawn, log2_q = continuations(Bigram(p), inputs, uniforms, eot_id=0, batch_tokens=512)
+    drawn, log2_q = continuations(Bigram(p), inputs, uniforms, eot_id=0, arithmetic=ARITHMETIC)
     first = np.array([tokens[0] for tokens in drawn])
     assert (
         scipy.stats.chisquare(
@@ -54,9 +56,8 @@ def test_a_continuation_ends_with_its_document():
     p = distributions(4)
     p[:, 0] = 1.0
     p /= p.sum(axis=1, keepdims=True)
-    drawn, _ = continuations(
-        Bigram(p), [np.array([1])] * 300, np.random.default_rng(2).random((300, 3)), eot_id=0, batch_tokens=64
-    )
+    uniforms = np.random.default_rng(2).random((300, 3))
+    drawn, _ = continuations(Bigram(p), [np.array([1])] * 300, uniforms, eot_id=0, arithmetic=ARITHMETIC)
     assert {len(tokens) for tokens in drawn} == {1, 2, 3}
     for tokens in drawn:
         assert 0 not in tokens[:-1]
@@ -68,7 +69,14 @@ def test_draws_do_not_depend_on_the_batch():
     inputs = [rng.integers(1, 6, rng.integers(1, 9)) for _ in range(40)]
     uniforms = rng.random((40, 2))
     results = [
-        continuations(Bigram(p), inputs, uniforms, eot_id=0, batch_tokens=size) for size in (1, 7, 1000)
+        continuations(
+            Bigram(p),
+            inputs,
+            uniforms,
+            eot_id=0,
+            arithmetic=ARITHMETIC | {"batch_tokens": size, "multiple": 3},
+        )
+        for size in (1, 7, 1000)
     ]
     assert results[0][0] == results[1][0] == results[2][0]
 
@@ -76,7 +84,7 @@ def test_draws_do_not_depend_on_the_batch():
 def test_a_prediction_that_is_not_finite_is_refused():
     model = Bigram(np.full((3, 3), np.nan))
     with pytest.raises(InputError, match="g: a prediction is not finite"):
-        continuations(model, [np.array([1])], np.zeros((1, 1)), eot_id=0, batch_tokens=8, name="g")
+        continuations(model, [np.array([1])], np.zeros((1, 1)), eot_id=0, arithmetic=ARITHMETIC, name="g")
 
 
 def test_contexts_stay_in_their_document(tmp_path):
@@ -108,14 +116,16 @@ def test_resampling_is_seeded(run, tmp_path):
     )
     assert first.read_bytes() == again.read_bytes()
     assert read_resampled(first)["tokens"] != read_resampled(other)["tokens"]
-    drawn = pd.read_parquet(run / "positions/text.token.parquet")["position"][:30]
+    store = TokenStore(run / "tokens/text/train")
+    drawn = positions_of_stream(store, 30, SEED, "contexts", "text")
     assert read_resampled(first)["position"].tolist() == drawn.tolist()
-    assert read_json(first.with_suffix(".json"))["config"] == {"sampling": "token", "draws": 30, "tokens": 1}
+    scheme = context_of(SCHEMES["token"])
+    assert read_json(first.with_suffix(".json"))["config"] == {"scheme": scheme, "draws": 30, "tokens": 1}
 
 
-def test_more_draws_than_there_are(run, tmp_path):
-    with pytest.raises(InputError, match=r"text\.token\.parquet: 40 draws; expected at least 41"):
-        resampled_of(run, tmp_path, draws=41)
+def test_a_scheme_that_the_message_does_not_list_is_refused(run, tmp_path):
+    with pytest.raises(InputError, match="the message knows the sampling schemes"):
+        resampled_of(run, tmp_path, scheme={"mode": "token", "context_length": 15})
 
 
 def test_resampled_tokens_that_were_edited(run, tmp_path):

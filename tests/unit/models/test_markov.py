@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.messages import contexts_of
 from support.stores import random_documents, write_store
 
 from tokenbounds.codecs.contexts import context_rule
@@ -22,12 +23,15 @@ from tokenbounds.models.folders import load_model, save_model
 from tokenbounds.models.markov import chain_of, count_ngrams, quantize_counts, train_chain, training_documents
 from tokenbounds.models.ngram_counts import MAX_COUNT
 from tokenbounds.models.registry import context_length_of, new_model
-from tokenbounds.scoring.score import rescoring_difference, score_items
+from tokenbounds.scoring.reproducibility import reproducibility
+from tokenbounds.scoring.score import score_items
 from tokenbounds.training.batches import sample
 from tokenbounds.training.loop import train
 
 VOCAB, EOT, FLOOR_BITS = 12, 3, 20
-CONTEXTS = {"token": {"mode": "token", "context_length": 16}}
+SCHEME = {"mode": "token", "context_length": 16}
+CONTEXTS = contexts_of(("token", 16))
+ARITHMETIC = CONTEXTS["arithmetic"]
 ORDERS = [0, 1, 2, 4, 7]
 
 
@@ -244,12 +248,12 @@ def test_scored_from_its_message_as_the_formula_says(tmp_path, order, start_toke
     save_model(tmp_path / "model", model, config, {})
     data, _ = code_model(tmp_path / "model", {"kind": "counts"}, CONTEXTS, name="m", seed=1)
     message = decode_message(data)
-    rule = context_rule(message, "token")
+    rule = context_rule(message, SCHEME)
     assert rule.length == context_length_of(config) == order
     items = list(token_items(store, np.arange(store.m), rule))
     assert max(item.ids.size for item in items) <= max(order, 1)
     decoded = model_of(message)
-    scored = score_items(decoded, items, batch_tokens=64)
+    scored = score_items(decoded, items, arithmetic=ARITHMETIC)
     i = 0
     for document in other:
         for end, token in enumerate([*document, EOT]):
@@ -262,11 +266,11 @@ def test_scored_from_its_message_as_the_formula_says(tmp_path, order, start_toke
             assert entropy == pytest.approx(-sum(value * math.log2(value) for value in q), abs=1e-5)
             i += 1
     assert i == len(items)
-    assert rescoring_difference(decoded, items, scored, seed=1, stream="s") == 0.0
+    assert reproducibility(decoded, items, scored, arithmetic=ARITHMETIC, seed=1, stream="s").bitwise
     whole = token_items(
         store, np.arange(store.m), type(rule)(16, start_token, EOT)
     )  # longer input: only the last tokens count
-    for one, longer in zip(scored, score_items(decoded, list(whole), batch_tokens=64), strict=True):
+    for one, longer in zip(scored, score_items(decoded, list(whole), arithmetic=ARITHMETIC), strict=True):
         assert one[0] == longer[0]
 
 
@@ -285,6 +289,7 @@ def test_saved_and_loaded(tmp_path):
             },
             {"hypothesis": config, "contexts": CONTEXTS},
             codec={"kind": "float16"},
+            layout=lambda config: model.layout(),
         )
     )
     with pytest.raises(InputError, match=r"'ngrams' has type torch.float32, expected torch.int32"):
@@ -344,7 +349,7 @@ def test_a_restricted_gpt_sees_its_last_tokens_only(tmp_path, last_tokens):
     codec = {"kind": "levels", "levels": 65536, "method": "uniform", "codebook": "tensor"}
     data, _ = code_model(tmp_path / "model", codec, CONTEXTS, name="m", seed=1)
     message = decode_message(data)
-    decoded, rule = model_of(message), context_rule(message, "token")
+    decoded, rule = model_of(message), context_rule(message, SCHEME)
     document = list(range(4, VOCAB)) * 2
     scores = []
     for changed in (None, *range(10)):
@@ -354,7 +359,7 @@ def test_a_restricted_gpt_sees_its_last_tokens_only(tmp_path, last_tokens):
         ]
         store = write_store(tmp_path / f"tokens{changed}", [tokens], VOCAB, EOT)
         (item,) = token_items(store, [10], rule)
-        scores.append(score_items(decoded, [item], batch_tokens=64)[0][0][0])
+        scores.append(score_items(decoded, [item], arithmetic=ARITHMETIC)[0][0][0])
     same = [score == scores[0] for score in scores[1:]]
     assert same == [position < 10 - last_tokens for position in range(10)]
 

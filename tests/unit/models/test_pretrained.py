@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.causal_models import (
     KINDS,
+    LLAMA,
     SHAPE,
     VOCAB,
     library_logits,
@@ -22,9 +23,12 @@ from support.stories import encode, read_pieces, stories_checkpoint, stories_tok
 
 from tokenbounds.corpus.contexts import ContextRule, document_items, token_items
 from tokenbounds.errors import InputError
+from tokenbounds.io.files import read_json, write_json
 from tokenbounds.models.pretrained import INDEX_FILE, read_folder
-from tokenbounds.models.transformers import CausalLM, CausalLMConfig
+from tokenbounds.models.transformers import CausalLM, CausalLMConfig, check_experts
 from tokenbounds.scoring.score import score_items
+
+ARITHMETIC = {"dtype": "float32", "multiple": 64, "batch_tokens": 4096}
 
 
 @pytest.fixture
@@ -145,6 +149,23 @@ def test_tensors_that_the_library_packs_otherwise(tmp_path):
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("key", ["expert_capacity", "moe_capacity_factor"])
+def test_experts_with_a_capacity_are_refused(key):
+    """What an expert has no room for depends on the other inputs of the batch."""
+    with pytest.raises(InputError, match=rf"transformers\.{key}: 64; expected experts without a capacity"):
+        check_experts({"model_type": "mixtral", key: 64})
+
+
+def test_a_checkpoint_quantized_with_scales_of_the_activations_is_refused(tmp_path):
+    """They are computed from all rows of a batch."""
+    library_model(LLAMA).save_pretrained(tmp_path)
+    config = read_json(tmp_path / "config.json")
+    scales = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+    write_json(tmp_path / "config.json", config | {"quantization_config": scales})
+    with pytest.raises(InputError, match=r"config\.json: transformers\.quantization_config: found one"):
+        read(tmp_path)
 
 
 def sharded(folder):
@@ -341,7 +362,7 @@ def test_a_real_model_predicts_real_text(shared, tmp_path):
     )
     rule = ContextRule(512, "always", 1)
     whole = list(document_items(store, np.arange(len(stories)), rule))
-    scored = score_items(model, whole, batch_tokens=8192)
+    scored = score_items(model, whole, arithmetic=ARITHMETIC)
     bits = -np.concatenate([log2_q for log2_q, _, _ in scored])
     assert bits.size > 20000 and bits.mean() == pytest.approx(1.2968 / math.log(2), abs=0.05)
 
@@ -354,7 +375,7 @@ def test_a_real_model_predicts_real_text(shared, tmp_path):
     drawn = [
         position for position in np.random.default_rng(0).integers(0, store.m, 60).tolist() if position in at
     ]
-    single = score_items(model, list(token_items(store, drawn, rule)), batch_tokens=4096)
+    single = score_items(model, list(token_items(store, drawn, rule)), arithmetic=ARITHMETIC)
     np.testing.assert_allclose(
         [log2_q[0] for log2_q, _, _ in single], [at[position] for position in drawn], atol=1e-4
     )

@@ -17,13 +17,16 @@ from support.causal_models import (
     random_ids,
     read,
 )
+from support.messages import contexts_of
 from support.stores import random_documents, write_store
 
 from tokenbounds.codecs.decode import decode_message, encode_model, model_of
+from tokenbounds.codecs.frame import encode
 from tokenbounds.corpus.contexts import ContextRule, token_items
 from tokenbounds.errors import InputError
 from tokenbounds.models import folders, registry
-from tokenbounds.models.transformers import CausalLM
+from tokenbounds.models.prediction_keys import canonical_entries
+from tokenbounds.models.transformers import CausalLM, library_config
 from tokenbounds.scoring.score import score_items
 
 # ---------------------------------------------------------------- predictions that would break a bound
@@ -103,6 +106,60 @@ def test_a_configuration_that_the_library_reads_otherwise_is_refused():
     ):
         with pytest.raises(InputError, match=match):
             CausalLM.from_config(config | {"transformers": changed})
+
+
+# ---------------------------------------------------------------- what a hypothesis holds
+
+
+def test_nothing_that_changes_no_prediction_is_part_of_a_hypothesis(tmp_path):
+    """Names, versions, token ids, training: dropped from a published config.json, refused in a message."""
+    model, config = CausalLM.create(hypothesis(LLAMA), 1)
+    tensors = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    idle = {
+        **{"_name_or_path": "mine", "transformers_version": "5.0", "architectures": ["LlamaForCausalLM"]},
+        **{"initializer_range": 0.5, "attention_dropout": 0.25, "use_cache": False, "torch_dtype": "float16"},
+        **{"bos_token_id": 7, "pad_token_id": 3, "task_specific_params": {"note": "x"}, "pretraining_tp": 2},
+        **{"note": "free text", "unsloth_version": "1"},
+    }
+    read = library_config(config["transformers"] | {key: idle[key] for key in idle if key != "torch_dtype"})
+    assert canonical_entries(read) == config["transformers"]
+
+    def message(entries):
+        described = {
+            "hypothesis": {**config, "transformers": entries},
+            "contexts": contexts_of(("token", 16)),
+        }
+        return encode(tensors, described, codec={"kind": "float16"}, layout=model.layout())
+
+    entries = config["transformers"]
+    assert decode_message(message(entries)).config["hypothesis"] == config
+    rotary = entries["rope_parameters"]
+    fewer = {key: value for key, value in entries.items() if key != "mlp_bias"}
+    forms = [{**entries, key: value} for key, value in idle.items()]
+    forms += [fewer, {**entries, "num_hidden_layers": 2.0}, {**entries, "mlp_bias": 0}]
+    forms += [{**entries, "rope_parameters": {**rotary, "factor": 8.0}}]
+    forms += [{**entries, "rope_parameters": {**rotary, "rope_theta": 10000}}]
+    for changed in forms:
+        with pytest.raises(InputError) as error:
+            decode_message(message(changed))
+        assert "\n" not in str(error.value)
+
+
+def test_a_key_whose_effect_is_not_known_has_its_default():
+    entries = {"model_type": "gpt2", **SHAPE, "add_cross_attention": True}
+    with pytest.raises(
+        InputError, match=r"transformers\.add_cross_attention: True; expected False, the default"
+    ):
+        CausalLM.create(hypothesis(entries), 1)
+    rotary = {"rope_type": "mine", "rope_theta": 5.0}
+    with pytest.raises(InputError):
+        CausalLM.create(hypothesis({**LLAMA, "rope_parameters": rotary}), 1)
+
+
+def test_what_the_kinds_of_layers_say_is_not_said_twice():
+    entries = canonical_entries(library_config(KINDS["qwen2"] | {"max_window_layers": 1}))
+    assert entries == canonical_entries(library_config(KINDS["qwen2"]))
+    assert entries["layer_types"] == ["full_attention"] * 2 and "sliding_window" not in entries
 
 
 # ---------------------------------------------------------------- new models
@@ -204,7 +261,7 @@ def test_a_model_survives_folder_and_message(checkpoints, tmp_path, monkeypatch)
     again, loaded_config = folders.load_model(tmp_path)
     assert loaded_config == config
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    contexts = {"token": {"mode": "token", "context_length": 16}}
+    contexts = contexts_of(("token", 16))
     message = decode_message(encode_model(tmp_path, {"kind": "float16"}, contexts))
     decoded, ids = model_of(message), random_ids((2, 9))
     half = {name: parameter.detach().half().float() for name, parameter in model.named_parameters()}
@@ -219,7 +276,7 @@ def test_tokens_are_scored_as_one_by_one(checkpoints, tmp_path):
     rng = np.random.default_rng(0)
     store = write_store(tmp_path / "tokens", random_documents(rng, 12), vocab_size=VOCAB)
     items = list(token_items(store, rng.integers(0, store.m, 40), ContextRule(16, "first", 0)))
-    scored = score_items(model, items, batch_tokens=64)
+    scored = score_items(model, items, arithmetic=contexts_of()["arithmetic"])
     for item, (log2_q, rank, _) in zip(items, scored, strict=True):
         logits = library_logits(reference, torch.from_numpy(item.ids[None]))[0, -1].double()
         chosen = logits[item.targets[0]]

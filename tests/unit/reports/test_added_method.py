@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.runs import SCHEMES, SETTINGS, certificate_path, write_run
 
-from tokenbounds.bounds import Basis, Bounded, Bpd, Method, TopK
+from tokenbounds.bounds import CONDITIONING, Basis, Bounded, Bpd, Method, TopK
 from tokenbounds.bounds.methods import METHODS
 from tokenbounds.certificates.describe import describe_certificate
 from tokenbounds.certificates.files import read_certificate
@@ -61,17 +61,15 @@ def added(monkeypatch):
 def test_certificates_hold_it(certificates):
     for sampling, certificate in certificates.items():
         for metric, entry in certificate["metrics"].items():
-            expected = ["azuma", "azuma_certified", "azuma_rigorous", "betting", "largest", "largest_bpd"]
+            expected = ["azuma", "azuma_certified", "azuma_rigorous", "freedman", "betting"]
+            expected += ["largest", "largest_bpd"]
             if metric != "bpd" or sampling == "documents":  # not their kind of loss
-                expected = [name for name in expected if name not in ("azuma_rigorous", "largest_bpd")]
+                left_out = "azuma_rigorous", "freedman", "largest_bpd"
+                expected = [name for name in expected if name not in left_out]
             assert list(entry["bounds"]) == expected
             bound = entry["bounds"]["largest"]
-            assert bound["assumes"] == Largest.assumes and bound["method"] == "largest"
-            slack = entry["bounds"]["betting"][
-                "slack_term"
-            ]  # a certificate has the slack, the formula has not
-            assert bound["slack_term"] == slack and (slack > 0) == (metric == "bpd")
-            assert entry["bounds"]["azuma"]["slack_term"] == 0
+            assert bound["assumes"] == f"{Largest.assumes}; {CONDITIONING}" and bound["method"] == "largest"
+            assert "given everything before it" in entry["bounds"]["betting"]["assumes"]
 
 
 def test_a_document_certificate_counts_the_choice_of_alpha(certificates):
@@ -93,6 +91,7 @@ def test_tables_show_it(certificates, added):
     titles = ["risk", *(METHODS[name].label for name in shown_methods(data)), ""]
     assert view[""].tolist() == titles and "largest loss" in shown_terms(data)[""].tolist()
     assert "; largest loss assumes a patient reader. " in notes(data)
+    assert "largest bits" in shown(data, [1, 10], ["largest_bpd"])[""].tolist()
     assert "azuma, rigorous" not in notes(data)
 
 

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from support.runs import SCHEMES, certificate_path, write_run
 
+from tokenbounds.bounds import CONDITIONING
+from tokenbounds.bounds.methods import METHODS
 from tokenbounds.certificates.files import read_certificate
+from tokenbounds.config.schema import Table
 from tokenbounds.errors import InputError
 from tokenbounds.models.smoothing_head import AlphaHead
 from tokenbounds.reports.figures import size as figures
@@ -19,7 +23,7 @@ from tokenbounds.reports.figures.size import size_figure_data, write_size_figure
 from tokenbounds.reports.figures.smoothing import write_smoothing_figure
 from tokenbounds.reports.formats import latex, markdown
 from tokenbounds.reports.rows import best_of
-from tokenbounds.reports.tables import TERMS, frame, shown, shown_terms, write_table
+from tokenbounds.reports.tables import TERMS, frame, notes, shown, shown_terms, write_table
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +51,7 @@ def test_frame(found):
             assert data[f"{metric}_{method}"][0] == bound["value"]
             assert data[f"{metric}_{method}"][2] == entry["random_guess"]
             terms = [data[f"{metric}_{method}_{term}"][0] for term in TERMS]
-            assert terms == [
-                bound[key] for key in ("empirical_risk", "complexity_term", "subsample_term", "slack_term")
-            ]
+            assert terms == [bound[key] for key in ("empirical_risk", "complexity_term", "subsample_term")]
             assert bound["capped"] or sum(terms) == pytest.approx(bound["value"])
         assert data[f"{metric}_saving_percent"][0] == entry["saving_percent"]
     assert not data.isna().iloc[:2].any(axis=None)
@@ -120,6 +122,45 @@ def test_files_agree(found, tmp_path):
     assert r"\begin{tabular}{l" + "r" * (len(names) - 1) + "}" in tex and r"\caption{A caption.}" in tex
 
 
+def test_further_methods_have_lines_where_they_bound(found, tmp_path):
+    """Off by default; a method of bits per token leaves the cells of the errors empty."""
+    data = frame([found, other(found)], ["A", "B"], [1, 10])
+    assert "azuma, rigorous" not in shown(data, [1, 10])[""].tolist()
+    asked = ["freedman", "azuma_rigorous"]
+    view = shown(data, [1, 10], asked)
+    titles = ["risk", "azuma (the paper's formula)", "azuma, certified", "azuma, rigorous"]
+    titles += ["freedman (Finzi et al.)", "betting"]
+    assert view[""].tolist() == 2 * titles + [""]
+    bpd = found["metrics"]["bpd"]["bounds"]
+    for place, name in ((3, "azuma_rigorous"), (4, "freedman")):
+        row = view.iloc[place]
+        assert row[["BPD", "top-1 [%]", "top-10 [%]"]].tolist() == [f"{bpd[name]['value']:.2f}", "", ""]
+    terms = shown_terms(data, asked)
+    assert terms[""].tolist() == 2 * titles[1:] and "freedman (Finzi et al.) assumes" in notes(data, asked)
+    paths = {suffix: tmp_path / f"t.{suffix}" for suffix in ("csv", "md", "tex")}
+    write_table([found], ["A"], [1], "A caption.", methods=asked, **paths)
+    text = paths["md"].read_text(encoding="utf-8")
+    assert text.count(" freedman (Finzi et al.) |") == 2
+    assert "freedman" in paths["tex"].read_text(encoding="utf-8")
+
+
+def test_what_the_notes_say(found):
+    """What M is, and that rows cannot be compared draw by draw."""
+    text = notes(frame([found], ["A"], [1]))
+    assert CONDITIONING in text and "rows are not paired" in text
+    assert all(METHODS[name].note in text for name in ("azuma", "azuma_certified", "betting"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("fredman", "did you mean 'freedman'"), ("topk", "expected one of")]
+)
+def test_a_method_that_no_table_can_show(name, hint):
+    row = {"label": "A", "model": "a", "codec": "b", "corpus": "c"}
+    assert Table.model_validate({"rows": [row], "methods": ["freedman"]}).methods == ["freedman"]
+    with pytest.raises(ValidationError, match=f"methods: '{name}' is not defined.*{hint}"):
+        Table.model_validate({"rows": [row], "methods": [name]})
+
+
 def test_terms_add_up_or_are_marked(found):
     """A reader who adds up a line gets the bound, or is told that the bound is the cap."""
     sure = copy.deepcopy(found)
@@ -128,13 +169,12 @@ def test_terms_add_up_or_are_marked(found):
             "empirical_risk": 1.0,
             "complexity_term": 2.0,
             "subsample_term": 0.25,
-            "slack_term": 0.125,
-            "value": 3.375,
+            "value": 3.25,
         }
     view = shown_terms(frame([found, sure], ["A", "B"], [1]))
     assert view["model"].tolist() == ["A", "", "", "B", "", ""]
-    assert list(view.columns) == ["model", "", "bound", "= risk", "+ complexity", "+ draws", "+ slack"]
-    assert view.iloc[3:, 2:].to_numpy().tolist() == 3 * [["3.375", "1.000", "2.000", "0.250", "0.125"]]
+    assert list(view.columns) == ["model", "", "bound", "= risk", "+ complexity", "+ draws"]
+    assert view.iloc[3:, 2:].to_numpy().tolist() == 3 * [["3.250", "1.000", "2.000", "0.250"]]
     capped = [
         found["metrics"]["bpd"]["bounds"][method]["capped"]
         for method in ("azuma", "azuma_certified", "betting")

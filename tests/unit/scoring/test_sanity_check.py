@@ -21,7 +21,7 @@ def test_the_sanity_check(tmp_path):
     store = write_store(
         tmp_path / "tokens", random_documents(np.random.default_rng(1), 40, vocab_size=30), vocab_size=30
     )
-    options = {"name": "model.gzip", "seed": 1, "batch_tokens": 256, "device": "cpu"}
+    options = {"name": "model.gzip", "seed": 1, "device": "cpu"}
     path, _, _ = write_published(tmp_path, folder)
     facts = loss_on_documents(path, store.folder, **options)
     assert facts["bad"] and facts["bits_per_token"] > facts["random_guess"] / 2 == math.log2(30) / 2
@@ -56,5 +56,5 @@ def test_a_model_that_predicts_its_documents_passes_the_sanity_check(tmp_path):
     path, _, _ = write_published(
         tmp_path / "again", write_checkpoint(tmp_path / "good", tensors={**tensors, "lm_head.weight": head})
     )
-    facts = loss_on_documents(path, store.folder, name="good", seed=1, batch_tokens=256, device="cpu")
+    facts = loss_on_documents(path, store.folder, name="good", seed=1, device="cpu")
     assert not facts["bad"] and facts["bits_per_token"] < 0.1 and facts["tokens"] == 40

@@ -47,6 +47,26 @@ def test_quick_run_gives_the_expected_verdicts(quick):
     }
 
 
+def test_quick_run_follows_the_attempts_and_the_largest_m(quick, root):
+    """The last value is what is judged, and docs/ holds the same rows."""
+    now, committed, table = (
+        pd.read_csv(folder / "validity" / name)
+        for folder, name in (
+            (quick, "attempts.csv"),
+            (root / "docs", "attempts.csv"),
+            (quick, "coverage.csv"),
+        )
+    )
+    columns = ["section", "process", "method", "along", "value"]
+    assert committed[columns].equals(now[columns])
+    assert (committed["trials"] == 20_000).all() and now["rate_low"].le(now["rate_high"]).all()
+    last = now.groupby(["process", "method"])["violations"].last()
+    judged = table.set_index(["process", "method"])["violations"]
+    assert len(last) == 24 and last.eq(judged.loc[last.index]).all()
+    for name in ("coverage.png", "attempts.png"):
+        assert (quick / "validity" / name).read_bytes().startswith(b"\x89PNG")
+
+
 def test_quick_run_fills_the_page(quick, root):
     page, committed = (
         (folder / "validity.md").read_text(encoding="utf-8") for folder in (quick, root / "docs")
@@ -55,7 +75,7 @@ def test_quick_run_fills_the_page(quick, root):
     assert coverage.fill(page, coverage="", projection="") == coverage.fill(
         committed, coverage="", projection=""
     )
-    assert (quick / "validity" / "coverage.png").read_bytes().startswith(b"\x89PNG")
+    assert "| k 1 | k 2 | k 5 | k 10 | k 20 | k 50 | interval of the last |" in page
     projection = pd.read_csv(quick / "validity" / "projection.csv")
     assert (abs(projection["azuma"] - projection["paper"]) < 0.01).all()
     assert (projection["betting"] < projection["theorem_a"]).all() and (
@@ -118,6 +138,17 @@ def test_violations_are_summed_over_trials_and_the_worst_choice_counts(monkeypat
         "one": "holds",
         "several": "fails",
     }
+
+
+def test_where_a_scenario_goes_along_a_number_the_last_counts(monkeypatch):
+    counts = [{"falls": pd.Series([300, 56]).to_numpy(), "rises": pd.Series([56, 300]).to_numpy()}]
+    scenario = Scenario("section", "process", None, breaks=("rises",), along="k", values=(1, 50))
+    monkeypatch.setattr(coverage, "SCENARIOS", [scenario])
+    table = coverage.verdicts(counts, 1000).set_index("method")
+    assert table["violations"].to_dict() == {"falls": 56, "rises": 300} and table["as_expected"].all()
+    curves = coverage.curves(counts, 1000)
+    assert curves["violations"].tolist() == [300, 56, 56, 300] and curves["value"].tolist() == [1, 50, 1, 50]
+    assert (curves["along"] == "k").all()
 
 
 def test_a_page_without_its_marks_is_refused():

@@ -13,6 +13,7 @@ from tokenbounds.config.schema.corpora import Antibodies, Corpus, Sampling, Sequ
 from tokenbounds.config.schema.figures import Figure
 from tokenbounds.config.schema.models import (
     Architecture,
+    Arithmetic,
     GPTModel,
     HypothesisConfig,
     Kronecker,
@@ -30,6 +31,7 @@ from tokenbounds.config.schema.reports import Row, Table
 __all__ = [
     "Antibodies",
     "Architecture",
+    "Arithmetic",
     "Bounds",
     "Codec",
     "CodecSection",

@@ -1,9 +1,11 @@
 """Bounds: top-k errors, and the grids of their free parameters."""
 
+import math
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
+from tokenbounds.bounds.grids import EXPONENT_LIMIT
 from tokenbounds.config.schema.base import Alpha, Grid, Probability, Section
 
 Numbers = Annotated[list[float], Field(min_length=1), Grid]
@@ -15,7 +17,23 @@ class Spaced(Section):
 
     low: Probability = Field(description="Least number.")
     high: Probability = Field(description="Greatest number.")
-    count: PositiveInt = Field(description="Number of values.")
+    count: int = Field(gt=0, le=4096, description="Number of values, at most 4096.")
+
+
+class Exponents(Section):
+    """Whole numbers from `low` to `high`."""
+
+    low: int = Field(ge=-EXPONENT_LIMIT, le=EXPONENT_LIMIT, description="Least number.")
+    high: int = Field(ge=-EXPONENT_LIMIT, le=EXPONENT_LIMIT, description="Greatest number.")
+
+    @model_validator(mode="after")
+    def _check_order(self):
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low} and high is {self.high}; expected low <= high")
+        return self
+
+
+LARGEST_GRID = 2**20  # points that one search holds; the default has 23,040
 
 
 class Bounds(Section):
@@ -45,9 +63,14 @@ class Bounds(Section):
         [0.6, 0.8, 1.0],
         description="Reach of the bets below the largest loss, relative to the loss interval.",
     )
-    lambda_exponents: Numbers = Field(
-        [-4, -3, -2, -1, 0, 1, 2, 3, 4],
-        description="j of the multipliers 2^(j/2) sqrt(8 kappa) / Delta of the rigorous Azuma bound.",
+    freedman_fractions: Spaced = Field(
+        Spaced(low=1e-3, high=0.9995, count=64),
+        description="Multipliers of the Freedman bound times the loss interval (s in docs/theory.md).",
+    )
+    lambda_exponents: Exponents = Field(
+        Exponents(low=-96, high=31),
+        description="j of the multipliers 2^(j/4), per unit of loss, of the certified Azuma bounds; to be "
+        "fixed without regard to the number of tokens.",
     )
     sampling_bet_sizes: Spaced = Field(
         Spaced(low=0.01, high=0.98, count=32),
@@ -57,3 +80,17 @@ class Bounds(Section):
         1,
         description="Number of results selected from after sampling (rows, redraws); divides delta2.",
     )
+    attempt: PositiveInt | None = Field(
+        None,
+        description="Number k of this attempt where their number was not fixed beforehand: divides delta2 by "
+        "k (k + 1), besides `candidates`. Count every certificate that was computed.",
+    )
+
+    @model_validator(mode="after")
+    def _check_sizes(self):
+        grids = self.alpha, self.centre_linear, self.centre_quadratic, self.centre_widths
+        size = math.prod(map(len, grids)) * self.bet_sizes.count
+        if size > LARGEST_GRID:
+            expected = f"expected at most {LARGEST_GRID}"
+            raise ValueError(f"the grids of the betting bound have {size} points; {expected}")
+        return self

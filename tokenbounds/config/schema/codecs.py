@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from tokenbounds.config.schema.base import Alpha, Grid, Name, Probability, Section, as_list
+from tokenbounds.config.schema.models import Arithmetic
 from tokenbounds.plugins import with_plugins
 
 
@@ -218,9 +219,11 @@ else:
 
 
 class Scoring(Section):
-    """Scoring of drawn tokens. No key changes the records beyond rounding."""
+    """Scoring of drawn tokens."""
 
     parts: PositiveInt = Field(1, description="Number of scoring jobs per model.")
-    batch_tokens: PositiveInt = Field(16384, description="Most tokens per batch, padding included.")
+    arithmetic: Arithmetic = Field(
+        Arithmetic(), description="Arithmetic of the models that name none of their own."
+    )
     device: str = Field("auto", description="torch device, or auto: a GPU if there is one.")
     threads: PositiveInt = Field(2, description="CPU threads per scoring job.")

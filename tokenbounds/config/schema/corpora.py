@@ -199,6 +199,21 @@ class Tokenizer(Section):
         "these only.",
     )
 
+    standing: Literal["paid", "assumed"] = Field(
+        "paid",
+        description="Of a tokenizer that was made elsewhere: `paid`, its compressed files are part of the "
+        "complexity; or `assumed`, it was fixed before the corpus, which every certificate then says. A "
+        "tokenizer that is trained here, or that the program defines, costs nothing.",
+    )
+    fixed_before: str | None = Field(
+        None,
+        min_length=1,
+        max_length=300,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Why the tokenizer was fixed before the corpus, in a sentence; goes with `standing: "
+        "assumed`.",
+    )
+
     @property
     def kind(self):
         """Name of the given key."""
@@ -207,6 +222,13 @@ class Tokenizer(Section):
     @model_validator(mode="after")
     def _check(self):
         kind = self.kind
+        if (self.standing == "assumed") != (self.fixed_before is not None):
+            raise ValueError(
+                "`fixed_before` (why the tokenizer was there before the corpus) goes with "
+                "`standing: assumed`, which needs it"
+            )
+        if kind == "train" and self.standing != "paid":
+            raise ValueError("a tokenizer that is trained here, on left-out documents, has nothing to assume")
         if (kind == "hub") != bool(self.revision):
             raise ValueError(
                 "`revision` (the commit to download) goes with a hub tokenizer, and a hub tokenizer needs it"
@@ -275,6 +297,11 @@ class Sampling(Section):
     )
     window: PositiveInt | None = Field(
         None, description="Window mode: number of consecutive tokens scored per window (S)."
+    )
+    beacon: Annotated[str, Field(max_length=1000)] = Field(
+        "",
+        description="A public random value, not known when message and index were fixed, from which the "
+        "draws are derived besides them (`tokenbounds commit`).",
     )
 
     @model_validator(mode="after")

@@ -23,6 +23,10 @@ class Architecture(Section):
     def _check(self):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        # Messages come from strangers: what is no model must not take time or memory before it is refused.
+        if self.layers > 4096 or self.width > 2**20 or self.context_length * self.width // self.heads > 2**27:
+            size = f"{self.layers} layers, width {self.width}, context {self.context_length}"
+            raise ValueError(f"{size}; expected at most 4096, 2^20, and context times width per head 2^27")
         if self.positions == "rotary" and (self.width // self.heads) % 2:
             raise ValueError(f"rotary positions need an even width per head, found {self.width}/{self.heads}")
         return self
@@ -44,6 +48,23 @@ class HypothesisConfig(Section):
         if self.eot_id >= self.vocab_size:
             raise ValueError(f"eot_id {self.eot_id} is outside the vocabulary of {self.vocab_size} tokens")
         return self
+
+
+class Arithmetic(Section):
+    """Numbers and shapes in which predictions are computed: part of the hypothesis, which is a program
+    (docs/theory.md, section 13)."""
+
+    dtype: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32",
+        description="Arithmetic of the model; softmax and smoothing are computed in float32 at least.",
+    )
+    multiple: PositiveInt = Field(64, description="Inputs are padded to the next multiple of so many tokens.")
+    batch_tokens: int = Field(
+        16384,
+        ge=1,
+        le=2**20,
+        description="Tokens per batch, padding included: all batches of a length have equally many rows.",
+    )
 
 
 class Structured(Section):
@@ -171,6 +192,9 @@ class ModelSection(Section):
         "first",
         description="Which predictions receive a leading EOT: a document's first, or all whose context "
         "reaches the document's start.",
+    )
+    arithmetic: Arithmetic | None = Field(
+        None, description="Arithmetic in which its predictions are computed; default scoring.arithmetic."
     )
 
     if TYPE_CHECKING:

@@ -3,9 +3,10 @@
 import itertools
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
-from tokenbounds.config.schema.base import Name, Section, as_list, slice_of
+from tokenbounds.bounds import Bpd
+from tokenbounds.config.schema.base import Name, Section, as_list, known, slice_of
 
 Names = Annotated[list[Name], BeforeValidator(as_list), Field(min_length=1)]
 
@@ -57,6 +58,11 @@ class Table(Section):
     caption: str = Field("", description="Caption.")
     rows: list[Row] = Field(min_length=1, description="Rows in order; the random guess is added below.")
     top_k: list[PositiveInt] = Field([1, 10, 100], description="The k of the top-k errors that get a column.")
+    methods: list[str] = Field(
+        [],
+        description="Bounds that are shown besides those that bound every metric, by name: azuma_rigorous, "
+        "freedman, or one of another package that bounds bits per token.",
+    )
     samples: Samples | None = Field(
         None, description="Text that the models of the rows generate, shown below their bounds."
     )
@@ -69,6 +75,15 @@ class Table(Section):
         if self.samples is not None and self.validation_loss:
             raise ValueError("`validation_loss` is a column of tables without `samples`")
         return self
+
+    @field_validator("methods")
+    @classmethod
+    def _check_methods(cls, methods):
+        from tokenbounds.bounds.methods import METHODS  # here: it loads other packages' methods
+
+        for name in methods:
+            known("methods", name, [key for key, method in METHODS.items() if Bpd in method.can_bound])
+        return methods
 
     @property
     def implementation(self):
@@ -95,6 +110,7 @@ class Table(Section):
             "labels": [row.label for row in self.rows],
             "counts": run.candidate_counts(self.rows),
             "top_k": self.top_k,
+            "methods": self.methods,
             **({"samples": slice_of(self.samples), "seed": run.seed} if self.samples else {}),
         }
 

@@ -1,6 +1,9 @@
-"""A QuIP# LLaMA as a model family: it runs in float32 while one decoder layer at a time is dense."""
+"""A QuIP# LLaMA as a model family: it runs while one decoder layer at a time is dense."""
+
+import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tokenbounds.errors import InputError
@@ -11,7 +14,7 @@ _PART_TOKENS = 8192
 
 
 class QuipLlama(nn.Module):
-    """A QuIP# LLaMA that runs in float32 while one decoder layer at a time is dense.
+    """A QuIP# LLaMA that runs in the type of its embedding while one decoder layer at a time is dense.
 
     Each call of `hidden` decodes every layer once, so larger batches make the decoding cheaper per token.
 
@@ -40,6 +43,7 @@ class QuipLlama(nn.Module):
 
         self.checkpoint, self.config = checkpoint, checkpoint.config
         self.vocab_size = vocab_size or checkpoint.config.vocab_size
+        self.longest = checkpoint.config.max_position_embeddings
         names = (
             "vocab_size",
             "hidden_size",
@@ -77,37 +81,42 @@ class QuipLlama(nn.Module):
 
     @torch.no_grad()
     def hidden(self, ids):
-        """Compute final normalised states (B, T, W), float32, of `ids` (B, T).
+        """Compute final normalised states (B, T, W) of `ids` (B, T).
 
         State t has seen ids[:, : t + 1].
         """
-        T, longest = ids.shape[1], self.config.max_position_embeddings
+        (B, T), longest = ids.shape, self.longest
         if longest < T:
             raise InputError(f"a sequence of {T} tokens is longer than the model's {longest} positions")
-        x = self.embedding(ids)  # (B, T, W)
+        # Layers take parts of equally many rows, the last one filled up: no result depends on its row.
+        parts = math.ceil(B / max(1, _PART_TOKENS // T))
+        rows = math.ceil(B / parts)
+        x = self.embedding(F.pad(ids, (0, 0, 0, parts * rows - B)))  # (parts * rows, T, W)
         positions = torch.arange(T, device=ids.device)[None]
         rotation = self.rotary(x, positions)
         # Without a mask, attention is causal.
         options = {"attention_mask": None, "position_ids": positions, "position_embeddings": rotation}
         for i in range(self.config.num_hidden_layers):
-            self._apply_layer(i, x, options)
-        return self.final_norm(x)
+            self._apply_layer(i, x, rows, options)
+        return self.final_norm(x[:B])
 
-    def _apply_layer(self, i, x, options):
-        """Overwrite x (B, T, W) with the output of decoder layer i.
+    def _apply_layer(self, i, x, rows, options):
+        """Overwrite x (B, T, W) with the output of decoder layer i, `rows` rows at a time.
 
         The layer's dense weights live no longer than this call.
         """
         weights = {
-            self._parameter_names[name]: tensor for name, tensor in self.checkpoint.layer(i, x.device).items()
+            self._parameter_names[name]: tensor.to(x.dtype)
+            for name, tensor in self.checkpoint.layer(i, x.device).items()
         }
-        for part in x.split(max(1, _PART_TOKENS // x.shape[1])):
+        for part in x.split(rows):
             part.copy_(torch.func.functional_call(self._layer[0], weights, (part,), options))
 
     def head(self, hidden):
-        """Compute logits (..., V) of states (..., W), in float32 even under autocast."""
+        """Compute logits (..., V) of states (..., W), in the type of the weights even under autocast; float32
+        numbers."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.lm_head(hidden.float())[..., : self.vocab_size]
+            return self.lm_head(hidden.to(self.lm_head.weight.dtype))[..., : self.vocab_size].float()
 
 
 def _frozen(tensor):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tokenbounds.bounds import Bpd, Claim, grids_of, numeric_slack_bits
+from tokenbounds.bounds import Bpd, Claim, candidates_of, grids_of
 from tokenbounds.bounds.methods import METHODS
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.io.files import read_json
@@ -43,12 +43,14 @@ def constant_bound(certificate, records, method, alphas, candidates):
         certificate["hypothesis"]["message_bits"],
         certificate["m"],
         certificate["delta"],
-        certificate["choices_bits"] | {"rest of the alpha grid": float(np.log2(left_out))},
-        numeric_slack_bits(certificate["epsilon_nats"]),
+        certificate["choices_bits"]
+        | certificate["tokenizer_bits"]
+        | {"rest of the alpha grid": float(np.log2(left_out))},
         candidates,
         grids_of(settings | {"alpha": alphas}),
     )
-    losses = Bpd(records["log2_q"], certificate["vocab_size"], records["entropy_bits"])
+    errors = {key: certificate[key] for key in ("epsilon_nats", "entropy_epsilon_bits")}
+    losses = Bpd(records["log2_q"], certificate["vocab_size"], records["entropy_bits"], **errors)
     return METHODS[method].bound(losses, claim).value
 
 
@@ -78,7 +80,7 @@ def write_smoothing_figure(run, heads, bases, labels, methods, parameters, *, cs
             read_records([run / item["path"] for item in base["records"]]),
             base["settings"]["alpha"],
         )
-        candidates = head["settings"]["candidates"]  # a head that a row selects has a smaller share of delta
+        candidates = candidates_of(head["settings"])  # a head that a row selects has a smaller share of delta
         line = {
             "label": label,
             "method": method,

@@ -298,6 +298,7 @@ def test_top_k_of_the_whole_vocabulary_is_left_out():
         "entropy_bits": rng.random(200),
     }
     config = {"delta": 0.05, "m": 10**6, "n": 200, "choices_bits": {}, "epsilon_nats": 0.0}
+    config |= {"entropy_epsilon_bits": 0.0}
     settings = slice_of(Bounds(top_k=[1, 28, 29, 50, 100]))
     assert list(metrics(records, 1000, vocab_size=29, settings=settings, **config)) == [
         "bpd",

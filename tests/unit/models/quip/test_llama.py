@@ -8,6 +8,7 @@ from support.quip_checkpoints import CONFIG, write_checkpoint
 from support.quip_reference import KV_HEADS
 
 from tokenbounds.errors import InputError
+from tokenbounds.models.precision import cast
 from tokenbounds.models.quip import llama
 from tokenbounds.models.quip.checkpoint import QuipCheckpoint
 from tokenbounds.models.quip.config import QuipParams
@@ -69,6 +70,32 @@ def test_the_model_is_that_llama(folder, dense_model, monkeypatch, part_tokens):
     assert hidden.shape == (3, 15, 64) and logits.shape == (3, 15, VOCAB) and logits.dtype == torch.float32
     assert expected.std() > 0.5
     torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5)
+
+
+def test_layers_take_parts_of_equally_many_rows(folder, monkeypatch):
+    """So that no result depends on the row: five rows in parts of at most two are three parts of two."""
+    monkeypatch.setattr(llama, "_PART_TOKENS", 16)
+    model, x, shapes = QuipLlama(QuipCheckpoint(folder)), ids(5, 8), []
+    layer = model._layer[0]
+    monkeypatch.setattr(
+        layer, "forward", lambda x, *args, f=layer.forward, **kw: shapes.append(x.shape) or f(x, *args, **kw)
+    )
+    hidden = model.hidden(x)
+    assert hidden.shape == (5, 8, 64)
+    assert {tuple(shape) for shape in shapes} == {(2, 8, 64)} and len(shapes) == 2 * 3
+    assert torch.equal(model.hidden(x.flip(0)).flip(0), hidden)
+
+
+def test_bfloat16(folder, dense_model):
+    """The same function up to the rounding of its weights and activations, in bfloat16 throughout."""
+    model, x = QuipLlama(QuipCheckpoint(folder)), ids(3, 15)
+    exact = model.head(model.hidden(x))
+    cast(model, {"dtype": "bfloat16"})
+    hidden = model.hidden(x)
+    logits = model.head(hidden)
+    assert hidden.dtype == torch.bfloat16 and logits.dtype == torch.float32
+    assert 1e-4 < (logits - exact).abs().max() < 0.1 * exact.std()
+    assert torch.equal(logits, logits.bfloat16().float())
 
 
 def test_a_state_sees_nothing_after_it(folder):

@@ -1,0 +1,96 @@
+"""Headers as messages have them: what the model of `tokenbounds.codecs.header_text` reads first.
+
+Part of the message format: with any change of these texts every header is coded otherwise, so the format
+needs another version.
+"""
+
+TYPICAL = (
+    '{"codec":{"bits":2,"codebook":"tensor","kind":"lattice","seed":137},"config":{"contexts":{"arithmeti'
+    'c":{"batch_tokens":16384,"dtype":"float32","multiple":64},"schemes":[{"context_length":2048,"mode":"'
+    'token"}]},"hypothesis":{"context_length":2048,"eot_id":0,"family":"transformers","start_token":"firs'
+    't","transformers":{"hidden_act":"silu","hidden_size":4096,"intermediate_size":11008,"layer_types":["'
+    'full_attention","full_attention","full_attention","full_attention"],"max_position_embeddings":2048,"'
+    'model_type":"qwen2","num_attention_heads":32,"num_hidden_layers":32,"num_key_value_heads":32,"rms_no'
+    'rm_eps":1e-06,"rope_parameters":{"rope_theta":1000000.0,"rope_type":"default"},"tie_word_embeddings"'
+    ':false,"use_sliding_window":false,"vocab_size":32000},"vocab_size":151936}},"layout":2064391857}',
+    '{"codec":{"codebook":"tensor","kind":"levels"},"config":{"contexts":{"arithmetic":{"batch_tokens":16'
+    '384,"dtype":"bfloat16","multiple":64},"schemes":[{"context_length":512,"mode":"token"},{"context_len'
+    'gth":512,"mode":"window","window":256}]},"hypothesis":{"context_length":512,"eot_id":0,"family":"tra'
+    'nsformers","start_token":"always","transformers":{"attention_bias":true,"hidden_act":"gelu","hidden_'
+    'size":512,"intermediate_size":2048,"is_decoder":false,"layer_norm_eps":1e-05,"max_position_embedding'
+    's":2048,"model_type":"gpt_neox","num_attention_heads":8,"num_hidden_layers":6,"rope_parameters":{"pa'
+    'rtial_rotary_factor":0.25,"rope_theta":10000.0,"rope_type":"default"},"tie_word_embeddings":false,"u'
+    'se_parallel_residual":true,"vocab_size":50304},"vocab_size":50257}},"layout":3190847265}',
+    '{"codec":{"codebook":"tensor","kind":"levels"},"config":{"contexts":{"arithmetic":{"batch_tokens":16'
+    '384,"dtype":"tf32","multiple":64},"schemes":[{"context_length":1024,"mode":"document"},{"context_len'
+    'gth":1024,"mode":"token"}]},"hypothesis":{"context_length":1024,"eot_id":2,"family":"transformers","'
+    'start_token":"always","transformers":{"attention_bias":false,"head_dim":128,"hidden_act":"silu","hid'
+    'den_size":4096,"intermediate_size":11008,"max_position_embeddings":2048,"mlp_bias":false,"model_type'
+    '":"llama","num_attention_heads":32,"num_hidden_layers":32,"num_key_value_heads":32,"rms_norm_eps":1e'
+    '-06,"rope_parameters":{"rope_theta":10000.0,"rope_type":"default"},"tie_word_embeddings":false,"voca'
+    'b_size":32000},"vocab_size":32000}},"layout":1702936584}',
+    '{"codec":{"codebook":"tensor","kind":"levels"},"config":{"contexts":{"arithmetic":{"batch_tokens":16'
+    '384,"dtype":"float32","multiple":64},"schemes":[{"context_length":1024,"mode":"token"}]},"hypothesis'
+    '":{"context_length":1024,"eot_id":50256,"family":"transformers","start_token":"always","transformers'
+    '":{"activation_function":"gelu_new","add_cross_attention":false,"layer_norm_epsilon":1e-05,"model_ty'
+    'pe":"gpt2","n_embd":768,"n_head":12,"n_inner":null,"n_layer":12,"n_positions":1024,"reorder_and_upca'
+    'st_attn":false,"scale_attn_by_inverse_layer_idx":false,"scale_attn_weights":true,"tie_word_embedding'
+    's":true,"vocab_size":50257},"vocab_size":50257}},"layout":1357924680}',
+    '{"codec":{"kind":"zip","level":6,"split_planes":true,"tool":"xz"},"config":{"compressed_bytes":18462'
+    '03957,"contexts":{"arithmetic":{"batch_tokens":16384,"dtype":"bfloat16","multiple":64},"schemes":[{"'
+    'context_length":2048,"mode":"token"}]},"files":[{"bytes":3847,"name":"config.json","sha256":"ca97811'
+    '2ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"},{"bytes":50291,"name":"model.safetensors'
+    '.index.json","sha256":"3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d"},{"bytes":4'
+    '918506472,"name":"model-00001-of-00002.safetensors","sha256":"2e7d2c03a9507ae265ecf5b5356885a53393a2'
+    '029d241394997265a1a25aefc6"},{"bytes":2739164058,"name":"model-00002-of-00002.safetensors","sha256":'
+    '"18ac3e7343f016890c510e93f935261169d9e3f565436429830faf0934f4f8e4"}],"hypothesis":{"context_length":'
+    '2048,"eot_id":2,"family":"quip","start_token":"always","vocab_size":32000}},"layout":223132457}',
+    '{"codec":{"kind":"zip","level":19,"split_planes":false,"tool":"gzip"},"config":{"compressed_bytes":9'
+    '07318542,"contexts":{"arithmetic":{"batch_tokens":16384,"dtype":"float32","multiple":64},"schemes":['
+    '{"context_length":1024,"mode":"token"}]},"files":[{"bytes":649,"name":"config.json","sha256":"3f79bb'
+    '7b435b05321651daefd374cdc681dc06faa65e374e38337b88ca046dea"},{"bytes":548105171,"name":"model.safete'
+    'nsors","sha256":"252f10c83610ebca1a059c0bae8255eba2f95be4d1d7bcfa89d7248a82d9f111"}],"hypothesis":{"'
+    'context_length":1024,"eot_id":50256,"family":"pretrained","start_token":"first","vocab_size":50257}}'
+    ',"layout":223132457}',
+    '{"codec":{"eot_id":0,"kind":"counts","vocab_size":2048},"config":{"contexts":{"arithmetic":{"batch_t'
+    'okens":16384,"dtype":"float32","multiple":64},"schemes":[{"context_length":64,"mode":"token"}]},"hyp'
+    'othesis":{"eot_id":0,"family":"markov","floor_bits":20,"ngrams":385172,"order":2,"start_token":"firs'
+    't","vocab_size":2048}},"layout":946275810}',
+    '{"codec":{"kind":"float16"},"config":{"contexts":{"arithmetic":{"batch_tokens":16384,"dtype":"float3'
+    '2","multiple":64},"schemes":[{"context_length":1024,"mode":"token"}]},"hypothesis":{"architecture":{'
+    '"bias":true,"context_length":1024,"heads":12,"layers":12,"positions":"learned","width":768},"eot_id"'
+    ':50256,"family":"gpt","start_token":"first","vocab_size":50257}},"layout":4136259807}',
+    '{"codec":{"codebook":"shared","kind":"levels"},"config":{"contexts":{"arithmetic":{"batch_tokens":16'
+    '384,"dtype":"float32","multiple":64},"schemes":[{"context_length":64,"mode":"document"},{"context_le'
+    'ngth":64,"mode":"token"},{"context_length":64,"mode":"window","window":32}]},"hypothesis":{"architec'
+    'ture":{"bias":false,"context_length":64,"heads":2,"layers":2,"positions":"rotary","width":64},"eot_i'
+    'd":2,"family":"gpt","init":{"check":3850271946,"seed":137},"last_tokens":4,"start_token":"always","s'
+    'tructure":{"in_factor":2,"kind":"kronecker","layers":"attention","out_factor":8,"train_biases":false'
+    ',"train_norms":true,"vocab_multiple":64},"subspace":{"dimension":2000},"vocab_size":29}},"layout":71'
+    "8293645}",
+    '{"codec":{"codebook":"tensor","kind":"levels"},"config":{"contexts":{"arithmetic":{"batch_tokens":16'
+    '384,"dtype":"float32","multiple":64},"schemes":[{"context_length":64,"mode":"document"},{"context_le'
+    'ngth":192,"mode":"token"},{"context_length":64,"mode":"token"},{"context_length":32,"mode":"window",'
+    '"window":32},{"context_length":64,"mode":"window","window":32}]},"hypothesis":{"architecture":{"bias'
+    '":true,"context_length":64,"heads":3,"layers":3,"positions":"rotary","width":192},"eot_id":0,"family'
+    '":"gpt","init":{"check":2618930475,"seed":137},"start_token":"always","structure":{"blocks":4,"kind"'
+    ':"monarch","layers":"all","train_biases":true,"train_norms":false,"vocab_multiple":64},"vocab_size":'
+    '2048}},"layout":2480173659}',
+    '{"codec":{"codebook":"tensor","kind":"levels"},"config":{"contexts":{"arithmetic":{"batch_tokens":16'
+    '384,"dtype":"float32","multiple":64},"schemes":[{"context_length":64,"mode":"document"},{"context_le'
+    'ngth":192,"mode":"token"},{"context_length":64,"mode":"token"},{"context_length":32,"mode":"window",'
+    '"window":32},{"context_length":64,"mode":"window","window":32}]},"hypothesis":{"architecture":{"bias'
+    '":true,"context_length":64,"heads":2,"layers":2,"positions":"rotary","width":128},"eot_id":0,"family'
+    '":"gpt","init":{"check":1094837265,"seed":137},"start_token":"always","structure":{"kind":"lora","la'
+    'yers":"all","rank":4,"scale":32.0,"train_biases":true,"train_norms":true,"vocab_multiple":64},"subsp'
+    'ace":{"dimension":500},"vocab_size":2048}},"layout":3759120486}',
+    '{"codec":{"codebook":"tensor","kind":"levels"},"config":{"contexts":{"arithmetic":{"batch_tokens":16'
+    '384,"dtype":"float32","multiple":64},"schemes":[{"context_length":64,"mode":"document"},{"context_le'
+    'ngth":64,"mode":"token"}]},"hypothesis":{"architecture":{"bias":false,"context_length":64,"heads":2,'
+    '"layers":2,"positions":"rotary","width":64},"eot_id":0,"family":"gpt","start_token":"always","vocab_'
+    'size":2048}},"layout":1483920567}',
+    '{"codec":{"kind":"float16"},"config":{"alpha_head":{"high":0.9,"low":0.005}},"layout":[["weight",[1]'
+    '],["bias",[1]]]}',
+    '{"codec":{"kind":"float16"},"config":{"alpha_head":{"high":0.9,"low":0.01}},"layout":[["weight",[129'
+    ']],["bias",[1]]]}',
+)
