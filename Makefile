@@ -54,6 +54,7 @@ schema: $(VENV)/.ready  ## write docs/config.schema.json from the configuration'
 
 coverage: $(VENV)/.ready  ## simulate attempts to break the bounds: writes docs/validity.md
 	$(BIN)/python -m tokenbounds.validation.coverage
+	$(BIN)/python -m tokenbounds.validation.projection
 
 fuzz: $(VENV)/.ready  ## damage a run in 20,000 ways and verify it: writes docs/validity/fuzz.csv
 	$(BIN)/python -m tokenbounds.validation.fuzz

@@ -1,20 +1,18 @@
-"""Tiny complete runs to damage: a coded model, and published files of both kinds. ``python
-tests/support/fuzzed_runs.py FOLDER`` writes them all, each as ``FOLDER/{kind}/results/run``."""
+"""Tiny complete runs to damage: a coded model, and published files of both kinds.
+
+``PYTHONPATH=tests python -m support.fuzzed_runs FOLDER`` writes each as ``FOLDER/{kind}/results/run``."""
 
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
+
 from support.causal_models import LLAMA, library_model
 from support.corpora import write_corpus
 from support.quip_checkpoints import CONFIG, write_checkpoint
 from support.runs import CHOICES, context_of, contexts_of, write_run
 from support.stores import random_documents
-
 from tokenbounds.certificates.files import write_certificate
 from tokenbounds.certificates.make import make_certificate
 from tokenbounds.codecs.archive import zip_message

@@ -84,6 +84,7 @@ def write_index(folder, documents_tokens, shard_tokens):
         "repeated_contexts": None,
         "cumulative_tokens": [0, *np.cumsum(shard_tokens).tolist()],
         "ends_sha256": hashlib.sha256(ends.tobytes()).hexdigest(),
+        "tokens_sha256": "0" * 64,
         "provenance": {},
     }
     (folder / "index.json").write_text(json.dumps(index))

@@ -1,14 +1,14 @@
 """Files of a run that a stranger made: only regular files in the run's own folder are opened.
 
-A link could lead anywhere, a pipe or device need not end, and whoever checks a certificate must not be made to
-read what is not part of the run."""
+A link could lead anywhere, a pipe or device need not end, and whoever checks a certificate must not be made
+to read what is not part of the run."""
 
 import os
 import stat
 from pathlib import Path
 
 from tokenbounds.errors import InputError
-from tokenbounds.io.files import file_size
+from tokenbounds.io.files import file_size, read_json
 
 MOST_MESSAGE_BYTES = 1 << 30
 
@@ -27,8 +27,9 @@ def check_run(run, certificate, stem):
     Raises
     ------
     InputError
-        A link that leads out of the run, a link to a folder, a pipe, a device, or a message of more than
-        `MOST_MESSAGE_BYTES`. What is not there at all is for others to miss.
+        A link that leads out of the run or out of the folder of published files that a message's sidecar
+        names, a link to a folder, a pipe, a device, or a message of more than `MOST_MESSAGE_BYTES`. What is
+        not there at all is for others to miss.
     """
     messages = {Path(certificate["hypothesis"]["message"]["path"]).name, _message_of(stem)}
     files = [f"messages/{name}" for name in messages]
@@ -43,6 +44,21 @@ def check_run(run, certificate, stem):
         path = run / "messages" / name
         if path.is_file() and (size := file_size(path)) > MOST_MESSAGE_BYTES:
             raise InputError(f"{path}: {size} bytes; expected at most {MOST_MESSAGE_BYTES} of a message")
+        _check_published(run, path.with_suffix(".json"))
+
+
+def _check_published(run, sidecar):
+    """Refuse a folder of published files, named by a message's sidecar, with links that lead out of it; into
+    the ``blobs`` of a Hugging Face cache they may."""
+    content = read_json(sidecar) if sidecar.is_file() else None
+    name = content.get("folder") if isinstance(content, dict) else None
+    if not isinstance(name, str) or "\0" in name or len(run.parents) < 2:
+        return  # no published files, or none that could be found
+    folder = (run.parents[1] / name).resolve()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        target = Path(os.path.realpath(path))
+        if not (target.is_relative_to(folder) or target.parent == folder.parent.parent / "blobs"):
+            raise InputError(f"{path}: a link to {target}, outside the folder of published files")
 
 
 def _message_of(stem):

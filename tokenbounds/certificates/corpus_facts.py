@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenbounds.corpus.documents import count_roles, manifest_digest, read_manifest
 from tokenbounds.corpus.index_shape import check_index
-from tokenbounds.corpus.repetition import duplicate_documents, repeated_contexts
+from tokenbounds.corpus.repetition import MOST_TOKENS, duplicate_documents, repeated_contexts
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.corpus.tokenizer_folder import read_trained_on, tokenizer_digest
 from tokenbounds.corpus.tokenizers import check_standing
@@ -137,6 +137,21 @@ def _checked(folder):
     return index, manifest, info
 
 
+def repetition_in_words(corpus):
+    """Say how far the corpus of a certificate, its section, repeats itself; one line."""
+    copies, repeated = corpus["duplicate_documents"], corpus["repeated_contexts"]
+    documents = "documents that are copies were not counted"
+    if copies is not None:
+        documents = f"{copies:,} of {corpus['documents']:,} documents are copies of earlier ones"
+        if corpus["duplicate_documents_one_in"] > 1:
+            documents += f" (in a sample of one in {corpus['duplicate_documents_one_in']})"
+    if repeated is None:
+        return f"{documents}; repeated contexts were not counted"
+    length, again = repeated["context_length"], repeated["continued"] / max(1, repeated["repeated"])
+    share = f"{repeated['share']:.1%} of the tokens follow {length} tokens that stood earlier"
+    return f"{documents}; {share}, {again:.1%} of them as then"
+
+
 def check_repetition(run, corpus):
     """Count duplicate documents and repeated contexts of a corpus again, from its tokens.
 
@@ -150,6 +165,9 @@ def check_repetition(run, corpus):
     found = dict(
         zip(("duplicate_documents", "duplicate_documents_one_in"), duplicate_documents(shards), strict=True)
     )
+    if index["repeated_contexts"] is None and index["m_tokens"] <= MOST_TOKENS:
+        expected = "how many tokens follow a context that stood earlier"
+        raise InputError(f"{store.folder / 'index.json'}: repeated_contexts is null; expected {expected}")
     if index["repeated_contexts"] is not None:
         found["repeated_contexts"] = repeated_contexts(shards, index["repeated_contexts"]["context_length"])
     for key, value in found.items():

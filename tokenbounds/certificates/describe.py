@@ -2,6 +2,7 @@
 
 from tokenbounds.bounds import NOTHING_MORE
 from tokenbounds.bounds.methods import HEADLINE, METHODS, label_of
+from tokenbounds.certificates.corpus_facts import repetition_in_words
 
 TERMS = ("value", "empirical_risk", "complexity_term", "subsample_term")
 COLUMNS = {"bound": 10, "= risk": 10, "+ complexity": 14, "+ draws": 10}  # widths of the TERMS
@@ -36,5 +37,7 @@ def describe_certificate(certificate):
             lines.append(f"  {metric:8}{label_of(name):{width}}{numbers}{ending}".rstrip())
     methods = [METHODS[name] for name in names if name in METHODS]
     notes = [method.note for method in methods if method.assumes != NOTHING_MORE]
-    notes += [f"tokenizer: {certificate['corpus']['tokenizer']['assumes']}", *certificate["assumes"]]
+    corpus = certificate["corpus"]
+    notes += [f"tokenizer: {corpus['tokenizer']['assumes']}", f"text: {repetition_in_words(corpus)}"]
+    notes += certificate["assumes"]
     return "\n".join([*lines, *(f"  {note}" for note in notes)])

@@ -1,5 +1,6 @@
 """Making a certificate: every bound of one record set, and all that it rests on."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tokenbounds.scoring.records import RANK_TOLERANCE_NATS, check_draws, read_r
 
 # Where scores depend on what else is in their batch, the largest difference of a sample is not that of all.
 SMALLEST_EPSILON_NATS, SMALLEST_ENTROPY_EPSILON_BITS = 2e-5, 1e-4
+DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d{1,2})?")
 # Above it the scoring run is not reproducible enough to certify anything: a wrong dtype, or tampering.
 LARGEST_EPSILON_NATS = 0.01
 BITWISE = "scores are the same bits beside other inputs, in a sample of every part"
@@ -69,6 +71,13 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts, scheme)
     message, index = read_header(message_path), CorpusIndex(index_path.parent)
     sidecars = read_sidecars(record_paths, [message_path, index_path])
     n, beacon = scheme["n"], scheme["beacon"]
+    for path, sidecar in zip(record_paths, sidecars, strict=True):
+        if sidecar["dtype"] != (dtype := message.config["contexts"]["arithmetic"]["dtype"]):
+            raise InputError(
+                f"{path}: scored in {sidecar['dtype']!r:.40}; expected {dtype}, as the message says"
+            )
+        if not DEVICE.fullmatch(sidecar["device"]):
+            raise InputError(f"{path}: scored on {sidecar['device']!r:.40}; expected cpu, cuda:0, ...")
     context = {key: scheme[key] for key in ("mode", "context_length", "window") if key in scheme}
     rule = context_rule(message, context, str(message_path))
     check_draws(record_paths, n)
@@ -156,9 +165,7 @@ def numeric_facts(paths, sidecars, top_k):
         value = max(sidecar[key] for sidecar in sidecars)
         largest[key] = max(smallest, value) if value else 0.0
     if top_k and largest["epsilon_nats"] > RANK_TOLERANCE_NATS / 2:
-        differ = (
-            f"epsilon_nats is {largest['epsilon_nats']:g}: tokens beyond near-ties may change places"
-        )
+        differ = f"epsilon_nats is {largest['epsilon_nats']:g}: tokens beyond near-ties may change places"
         raise InputError(
             f"{paths[0]}: {differ}; expected at most {RANK_TOLERANCE_NATS / 2:g}, or an empty bounds.top_k"
         )

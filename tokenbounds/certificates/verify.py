@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenbounds.bounds.methods import ADDED, METHODS
 from tokenbounds.certificates.checks import Check, one_line, printable
 from tokenbounds.certificates.confined import check_place, check_run
+from tokenbounds.certificates.corpus_facts import repetition_in_words
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.certificates.make import make_certificate, population
 from tokenbounds.certificates.rescore import context_of, rescore
@@ -92,17 +93,20 @@ def taken_as_stated(certificate):
     settings, sampling = certificate["settings"], certificate["sampling"]
     corpus, where = certificate["corpus"], certificate["scored_on"]
     beacon = repr(sampling["beacon"]) if sampling["beacon"] else "none"
-    candidates = settings["candidates"]
+    attempt = f", attempt {settings['attempt']} of an open number" if "attempt" in settings else ""
     grids = ", ".join(key for key in sorted(settings) if key not in ("candidates", "top_k", "attempt"))
     tokenizer = corpus["tokenizer"]["assumes"]
     return [
         f"delta = {certificate['delta']:g}, fixed before any draw was known",
         f"n = {certificate['n']:,}, fixed before any draw was known",
         f"beacon {beacon}: not known when message and index were fixed",
-        f"candidates = {candidates}: no more results than these were computed to choose from",
+        f"candidates = {settings['candidates']}{attempt}: no more results were computed to choose from",
         f"grids fixed beforehand: {grids}",
         f"tokenizer: {tokenizer}",
+        "documents left out: by the seeds in documents.json, fixed before any draw was known",
+        *(["sanity check of the published model"] if "sanity_check" in certificate else []),
         f"text: '{corpus['name']}' is what the certificate is read to be about",
+        f"text: {repetition_in_words(corpus)} (counted again by --retokenize all)",
         f"device {where['device']}, arithmetic {where['dtype']}: the program that is bounded ran there",
     ]
 

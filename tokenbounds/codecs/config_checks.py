@@ -35,6 +35,7 @@ FILES_CODEC = "zip"
 HEAD_CODEC = {"kind": "float16"}
 _MOST = 2**63 - 1
 _MOST_TOKENS = 2**31 - 1
+_MOST_PADDED = 2**20  # so much memory a stranger's message may ask for where it is scored again
 _HASH = re.compile("[0-9a-f]{64}")
 
 
@@ -80,7 +81,7 @@ def check_contexts(contexts, name="message"):
     _check_keys(contexts, ["arithmetic", "schemes"], place)
     arithmetic = canonical(Arithmetic, contexts["arithmetic"], f"{place}.arithmetic")
     for key in ("multiple", "batch_tokens"):
-        check_whole(getattr(arithmetic, key), f"{place}.arithmetic.{key}", _MOST_TOKENS)
+        check_whole(getattr(arithmetic, key), f"{place}.arithmetic.{key}", _MOST_PADDED)
     schemes = contexts["schemes"]
     if not isinstance(schemes, list) or not schemes:
         raise InputError(f"{place}.schemes is {_short(schemes)}; expected a list of at least one")

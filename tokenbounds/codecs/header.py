@@ -7,7 +7,7 @@ from tokenbounds.codecs import frame
 from tokenbounds.codecs.config_checks import FILES_CODEC, check_config, check_head, check_whole
 from tokenbounds.config.schema.codecs import CODECS as SECTIONS
 from tokenbounds.errors import InputError
-from tokenbounds.io.files import read_json
+from tokenbounds.io.files import file_size, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +72,8 @@ def split_model(data, name):
 
 def read_bytes(path):
     """Read a message's file."""
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+    file_size(path)  # a regular file
+    return Path(path).read_bytes()
 
 
 def complexity_bits(path, message):

@@ -220,6 +220,11 @@ def read_manifest(manifest_path, roles_path):
         files.append(
             CountedFile(SourceFile(entry["path"], entry.get("package")), *(entry[key] for key in _COUNTED))
         )
+    seen = set()
+    for counted in files:
+        if (name := (counted.file.package, counted.file.path)) in seen:
+            raise InputError(f"{manifest_path}: {counted.file.path} is listed twice; expected each file once")
+        seen.add(name)
     documents = manifest["documents"]
     for what, counted in (
         ("files", sum(file.documents for file in files)),

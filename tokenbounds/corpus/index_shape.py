@@ -72,6 +72,7 @@ _KEYS = {
     "repeated_contexts": _is_repeated,
     "cumulative_tokens": lambda value: isinstance(value, list) and all(map(is_count, value)),
     "ends_sha256": is_sha256,
+    "tokens_sha256": is_sha256,
     "provenance": lambda value: isinstance(value, dict),
 }
 

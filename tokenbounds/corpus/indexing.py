@@ -83,7 +83,7 @@ def build_index(sidecars, out_dir, context_length=None):
     if totals["documents"] + totals["skipped_documents"] != facts["roles"][facts["split"]]:
         counted = f"{totals['documents']} documents and {totals['skipped_documents']} without text"
         raise InputError(f"{out_dir}: {counted}, expected {facts['roles'][facts['split']]} in all")
-    cumulative, ends_sha256, shards = _joined_ends(read, out_dir, np.dtype(facts["dtype"]))
+    cumulative, ends_sha256, tokens_sha256, shards = _joined(read, out_dir, np.dtype(facts["dtype"]))
     repeated, (duplicates, one_in) = None, (None, 1)
     if facts["split"] == "train":
         repeated = None if context_length is None else repeated_contexts(shards, context_length)
@@ -101,23 +101,24 @@ def build_index(sidecars, out_dir, context_length=None):
             ],
             "cumulative_tokens": cumulative,
             "ends_sha256": ends_sha256,
+            "tokens_sha256": tokens_sha256,
             "provenance": provenance(read[0][1]["provenance"]["config"], [path for path, _ in read]),
         },
     )
 
 
-def _joined_ends(read, out_dir, dtype):
+def _joined(read, out_dir, dtype):
     """Check all shards and write ``ends.bin``.
 
     Returns
     -------
     cumulative : list of int
-    sha256 : str
-        Of ``ends.bin``.
+    ends_sha256, tokens_sha256 : str
+        Of ``ends.bin``, and of the tokens of all shards, joined.
     shards : list of (tokens, ends)
         As for `tokenbounds.corpus.repetition.repeated_contexts`.
     """
-    shards, cumulative, digest = [], [0], hashlib.sha256()
+    shards, cumulative, digest, joined = [], [0], hashlib.sha256(), hashlib.sha256()
     with atomic_path(out_dir / "ends.bin") as temporary, open(temporary, "wb") as handle:
         for path, sidecar in read:
             tokens, ends_path = path.with_suffix(".bin"), path.with_suffix(".ends.bin")
@@ -125,7 +126,7 @@ def _joined_ends(read, out_dir, dtype):
             check_size(ends_path, sidecar["documents"] * ENDS.itemsize)
             check_sha256(ends_path, sidecar["ends_sha256"])
             ends = np.fromfile(ends_path, ENDS)
-            check_tokens(tokens, sidecar, ends)
+            check_tokens(tokens, sidecar, ends, joined)
             block = (ends + np.uint64(cumulative[-1])).tobytes()
             digest.update(block)
             handle.write(block)
@@ -133,4 +134,4 @@ def _joined_ends(read, out_dir, dtype):
             shards.append((np.memmap(tokens, dtype, "r") if sidecar["tokens"] else np.empty(0, dtype), ends))
         if read[0][1]["split"] == "train" and not cumulative[-1]:
             raise InputError(f"{out_dir}: the train split has no tokens; a corpus cannot be empty")
-    return cumulative, digest.hexdigest(), shards
+    return cumulative, digest.hexdigest(), joined.hexdigest(), shards

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 _MOST_WINDOWS = 200_000_000  # hashes in memory at once; of more, those with the lowest bits zero are kept
 _MOST_DOCUMENTS = 1 << 27
-_MOST_TOKENS = 40_000_000_000  # a corpus of more tokens would take the index hours to hash
+MOST_TOKENS = 40_000_000_000  # a corpus of more tokens would take the index hours to hash
 _BLOCK = 1 << 14  # tokens hashed at once: their arrays stay in the processor's cache
 _BUCKET_BITS = 8
 _PIECES = 1 << 20  # hashes divided among buckets at once
@@ -155,7 +155,7 @@ def repeated_contexts(shards, context_length):
         unbiased estimates. None of a corpus with more tokens than can be hashed in reasonable time.
     """
     tokens = sum(len(shard) for shard, _ in shards)
-    if not 0 < tokens <= _MOST_TOKENS:
+    if not 0 < tokens <= MOST_TOKENS:
         return None
     full = sum(
         int(np.maximum(np.diff(ends.astype(np.int64), prepend=0) - context_length, 0).sum())

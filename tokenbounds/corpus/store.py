@@ -60,14 +60,15 @@ def check_dtype(path, facts):
         raise InputError(f"{path}: {declared}, expected {expected.name}")
 
 
-def check_tokens(path, sidecar, ends):
+def check_tokens(path, sidecar, ends, joined):
     """Read a shard once and check its hash, that its ids are in the vocabulary, and that EOTs end documents.
 
-    An EOT stands at the end of each document and nowhere else."""
+    An EOT stands at the end of each document and nowhere else. The hash `joined`, of all shards, goes on."""
     digest, first, documents, wrong = hashlib.sha256(), 0, 0, None
     with open(path, "rb") as handle:
         while block := handle.read(_BLOCK_BYTES):
             digest.update(block)
+            joined.update(block)
             ids = np.frombuffer(block, sidecar["dtype"])
             if ids.max() >= sidecar["vocab_size"]:
                 at = int(np.argmax(ids >= sidecar["vocab_size"]))
@@ -85,10 +86,14 @@ def check_tokens(path, sidecar, ends):
         raise InputError(f"{path}: {wrong or counted}")
 
 
+# What the draws depend on: the counted tokens, and where documents end in them. How they are divided among
+# files, or what else an index says, could be changed at will.
+_IDENTITY = ("m_tokens", "documents", "vocab_size", "eot_id", "tokens_sha256", "ends_sha256")
+
+
 def identity_of(index):
-    """Hash the content of an index, a dict, for `CorpusIndex.identity`."""
-    content = {key: value for key, value in index.items() if key != "provenance"}
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    """Hash the counted tokens that an index, a dict, describes, for `CorpusIndex.identity`."""
+    return hashlib.sha256(canonical_json({key: index.get(key) for key in _IDENTITY}).encode()).hexdigest()
 
 
 class CorpusIndex:
@@ -109,8 +114,8 @@ class CorpusIndex:
     index : dict
         ``index.json`` as it is.
     identity : str
-        SHA-256 of the canonical JSON of ``index.json`` without its provenance: what is counted, whoever
-        indexed it with which version. Draws are derived from it (`tokenbounds.corpus.sampling.draw_key`).
+        SHA-256 of the counted tokens and document ends, however they are divided among files. Draws are
+        derived from it (`tokenbounds.corpus.sampling.draw_key`).
     """
 
     def __init__(self, folder):
@@ -198,12 +203,16 @@ class TokenStore(CorpusIndex):
         The last check keeps the tokens of one document out of the contexts of another. An `InputError` names
         the first shard that fails."""
         facts = {"dtype": self._dtype, "vocab_size": self.vocab_size, "eot_id": self.eot_id}
-        document = 0
+        document, joined = 0, hashlib.sha256()
         for number, shard in enumerate(self._shards):
             ends = self.ends[document : document + shard["documents"]] - np.uint64(self._cumulative[number])
-            check_tokens(self.folder / f"{shard['name']}.bin", facts | {"sha256": shard["sha256"]}, ends)
+            check_tokens(
+                self.folder / f"{shard['name']}.bin", facts | {"sha256": shard["sha256"]}, ends, joined
+            )
             self._unverified.discard(number)
             document += shard["documents"]
+        if joined.hexdigest() != self.index["tokens_sha256"]:
+            raise InputError(f"{self.folder / 'index.json'}: tokens_sha256 is not that of the joined shards")
 
     def shards(self):
         """Return (tokens, ends) of each shard: its token ids, memory-mapped, and the position in it after

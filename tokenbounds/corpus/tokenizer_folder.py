@@ -48,6 +48,9 @@ _STANDINGS = {
 FREE = ("trained", "taken", "program")  # standings of tokenizers that were there before what is counted
 
 
+_INFO_KEYS = {"kind", "file", "vocab_size", "eot", "eot_id", "sha256", "standing", "provenance"}
+
+
 def read_info(folder):
     """Read and check ``info.json`` of a tokenizer's folder; an `InputError` names what is wrong."""
     path = Path(folder) / INFO
@@ -63,6 +66,8 @@ def read_info(folder):
     ):
         if not isinstance(info, dict) or type(info.get(key)) is not kind:
             raise InputError(f"{path}: not a tokenizer's information (key '{key}' is missing or wrong)")
+    if more := info.keys() - _INFO_KEYS:
+        raise InputError(f"{path}: unknown key '{min(more):.60}' of a tokenizer's information")
     if info["file"] not in TOKENIZER_FILES or info["kind"] not in _KINDS:
         found, expected = f"kind '{info['kind']}', file '{info['file']}'", " or ".join(TOKENIZER_FILES)
         raise InputError(f"{path}: {found:.100}; expected a kind of tokenizer, and file {expected}")

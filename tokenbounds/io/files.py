@@ -18,7 +18,7 @@ from tokenbounds.errors import InputError
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d{1,9})\.tmp")
 _STALE_SECONDS = 3600.0
 # JSON takes up to some 25 times its bytes in memory.
-MOST_JSON_BYTES = 1 << 26
+MOST_JSON_BYTES = 256 << 20
 _MOST_DIGITS, _MOST_LEVELS = 40, 100
 
 
@@ -109,9 +109,9 @@ def write_json(path, value):
 def read_json(path):
     """Read a JSON file; an `InputError` names the file when it is absent or not JSON.
 
-    Files may come from a stranger: what `write_json` never writes is refused too. That is a number that is not
-    finite or has more than 40 digits, a key that an object holds twice, text that is not Unicode, more than
-    100 levels, and more than `MOST_JSON_BYTES`."""
+    Files may come from a stranger: what `write_json` never writes is refused too. That is a number that is
+    not finite or has more than 40 digits, a key that an object holds twice, text that is not Unicode, more
+    than 100 levels, and more than `MOST_JSON_BYTES`."""
     data = read_whole(path, MOST_JSON_BYTES)
     try:
         value = json.loads(
@@ -194,7 +194,7 @@ def read_whole(path, most):
         raise InputError(f"{path}: {size} bytes; expected at most {most}")
     try:
         with open(path, "rb") as handle:
-            return handle.read(most)
+            return handle.read(size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -12,6 +12,7 @@ describes.
 """
 
 import contextlib
+import math
 import re
 from pathlib import Path
 
@@ -86,6 +87,9 @@ def read_folder(folder, *, vocab_size, eot_id, start_token="first", context_leng
     return model, config
 
 
+_SPARE_VALUES = 1 << 24
+
+
 def _load_tensors(folder, model):
     """Load the library's model with the weights of a folder, renamed and packed as the library does."""
     listing, files = weight_files(folder)
@@ -93,6 +97,10 @@ def _load_tensors(folder, model):
     for path, names in files.items():
         for name, tensor in _read_tensors(path, names, listing):
             tensors[name], origin[name] = tensor, path
+    # The library would make tensors that are missing or of another shape, of any size, before it says so.
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    if (needed := sum(math.prod(shape) for _, shape in model.layout())) > 2 * stored + _SPARE_VALUES:
+        raise InputError(f"{listing}: {stored} values in its tensors; expected the {needed} of the config")
     with _quiet(), torch.random.fork_rng(devices=[]):
         lm, report = type(model.lm).from_pretrained(
             None,

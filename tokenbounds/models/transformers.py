@@ -301,9 +301,14 @@ class CausalLM(nn.Module):
 def _difference(a, b):
     """Compute the largest relative difference of a position of a and b (1, T, D).
 
-    It is a ratio of medians over D, so that a few large entries hide nothing.
+    Each entry of the difference is compared with that entry and the median of all, so that neither a few
+    large entries nor a single one that changes are hidden.
     """
-    return ((a - b).abs().median(-1).values / a.abs().median(-1).values.clamp(min=1e-30)).max().item()
+    size = a.abs() + a.abs().median(-1, keepdim=True).values.clamp(min=1e-30)
+    return ((a - b).abs() / size).max().item()
+
+
+_MOST_LAYERS = 4096
 
 
 def library_config(entries):
@@ -342,6 +347,9 @@ def library_config(entries):
             "transformers.quantization_config: found one; expected a checkpoint that is not quantized"
         )
     options = {key: value for key, value in entries.items() if key != "model_type"}
+    for key, value in options.items():  # a stranger's: layers are built one by one before a weight is read
+        if "layer" in key and type(value) is int and value > _MOST_LAYERS:
+            raise InputError(f"transformers.{key:.60}: {value}; expected at most {_MOST_LAYERS}")
     try:
         lm_config = CONFIG_MAPPING[name](**options)
     except Exception as error:  # bad values raise many kinds of errors in the library
@@ -349,6 +357,7 @@ def library_config(entries):
             f"transformers: not a configuration of model_type '{name}' ({one_line(error)})"
         ) from None
     check_experts(lm_config.to_dict())
+    check_direction(lm_config.to_dict())
     if lm_config.is_encoder_decoder:
         raise InputError(f"transformers.model_type: '{name}' is an encoder and a decoder; expected {example}")
     for key, value in lm_config.to_dict().items():
@@ -361,6 +370,19 @@ def library_config(entries):
                 f"transformers.{key}: {cap}; expected null: the logits must be linear in the last state"
             )
     return lm_config
+
+
+# Switches that let a prediction see later tokens, with the values that do.
+_BOTH_WAYS = {"use_bidirectional_attention": (True, "all", "vision"), "is_causal": (False,)}
+
+
+def check_direction(entries, prefix="transformers"):
+    """Raise an `InputError` if attention is switched to both directions, at any depth of a configuration."""
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            check_direction(value, f"{prefix}.{key}")
+        elif value in _BOTH_WAYS.get(key, ()):
+            raise InputError(f"{prefix}.{key}: {value!r:.60}; expected a model that sees no later token")
 
 
 def check_experts(entries, prefix="transformers"):

@@ -89,7 +89,7 @@ def _read_sidecar(path):
         if not isinstance(sidecar, dict) or key not in sidecar:
             raise InputError(f"{path}: not a sidecar of records (key '{key}' is missing)")
         if not fits(sidecar[key]):
-            raise InputError(f"{path}: not a sidecar of records ({key} is {ascii(sidecar[key]):.60})")
+            raise InputError(f"{path}: not a sidecar of records ({key} is {sidecar[key]!a:.60})")
     return sidecar
 
 

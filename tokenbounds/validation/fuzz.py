@@ -1,8 +1,8 @@
 """Damage a run in thousands of ways and check that verifying it stays safe.
 
-Whoever verifies a certificate reads a stranger's files. Each case damages a copy of a finished run, in half of
-them repairs the hashes as a forger would, and verifies a certificate of it in another process, which may use
-2 GB more than it does at rest and 30 s. What must not be:
+Whoever verifies a certificate reads a stranger's files. Each case damages a copy of a finished run, repairs
+the hashes as a forger would in half of them, and verifies a certificate of it in another process, which may
+use 2 GB more than it does at rest and 30 s. What must not be:
 
 * an exception other than an `InputError`, a check or refusal that is not one printable line;
 * the process's end by a signal, no answer in time, more memory;
@@ -10,8 +10,8 @@ them repairs the hashes as a forger would, and verifies a certificate of it in a
   which alone is written to; a process or connection that is started;
 * all checks held although files that they rest on were changed (without repaired hashes).
 
-``python -m tokenbounds.validation.fuzz --run results/RUN`` writes ``validity/fuzz.csv``; it exits with status 1
-if something was that must not be. ``--first N --cases 1`` repeats case N.
+``python -m tokenbounds.validation.fuzz --run results/RUN ...`` exits with status 1 if something was that must
+not be; with ``--out`` it writes ``validity/fuzz.csv``. ``--first N --cases 1`` repeats case N.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import contextlib
 import json
 import math
 import multiprocessing
+import os
 import random
 import shutil
 import sys
@@ -90,8 +91,11 @@ class Worker:
         self._process = self._context.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
         other.close()
-        if self._answer(_START_SECONDS).get("ready") is None:
-            raise InputError(f"{self._copy.run}: the whole run could not be verified")
+        answer = self._answer(_START_SECONDS)
+        if "ready" not in answer:
+            self.stop()
+            reason = answer.get("failed") or answer["wrong"][0]
+            raise InputError(f"the run does not verify as it is ({reason}); expected a finished one")
 
     def check(self, *task):
         """Verify one certificate; return what `serve` says, or only ``wrong`` for a process that is gone."""
@@ -99,15 +103,27 @@ class Worker:
         return self._answer(SECONDS)
 
     def _answer(self, seconds):
+        """Wait for the process's answer for so many seconds of its own time, or ten times as long: another
+        program may have the processor."""
+        started, end = self._used(), time.monotonic() + 10 * seconds
         try:
-            if self._pipe.poll(seconds):
-                return self._pipe.recv()
+            while time.monotonic() < end and self._used() - started < seconds:
+                if self._pipe.poll(1):
+                    return self._pipe.recv()
             wrong = f"no answer in {seconds:g} s"
         except (EOFError, OSError):
             self._process.join(10)
             wrong = f"ended with status {self._process.exitcode}"
         self.stop()
         return {"wrong": [wrong]}
+
+    def _used(self):
+        """Return the seconds of processor time that the process has used."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended: the pipe says so
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self):
         """End the process."""
@@ -148,10 +164,7 @@ def unlike(copy, certificate):
         certificate: {"versions", "commit"},
         f"{corpus}/documents.json": {"provenance"},
         f"{corpus}/tokenizer/info.json": {"provenance"},
-        **dict.fromkeys(
-            (part.removesuffix("parquet") + "json" for part in parts),
-            {"seed", "config", "versions", "commit"},
-        ),
+        **{part.removesuffix("parquet") + "json": {"seed", "config", "versions", "commit"} for part in parts},
     }
     wrong = []
     for name in copy.changed():
@@ -179,7 +192,14 @@ def _reduce(name, value):
             # without these two, others that are listed do not count
             names = [key for key in value["inputs"] if key.endswith(".bin") or key == "index.json"]
             value["inputs"] = {key: value["inputs"][key] for key in sorted(names)}
-            for key in value.keys() - {"sha256", "epsilon_nats", "entropy_epsilon_bits", "device", "dtype", "inputs"}:
+            for key in value.keys() - {
+                "sha256",
+                "epsilon_nats",
+                "entropy_epsilon_bits",
+                "device",
+                "dtype",
+                "inputs",
+            }:
                 del value[key]
 
 
@@ -196,7 +216,9 @@ def one_case(number, seed, copy, worker):
     certificate = rng.choice(copy.names(_CERTIFICATES))
     others = {Path(name).stem for name in copy.names(_CERTIFICATES)} - {Path(certificate).stem}
     chosen = {
-        kind: [name for name in copy.names(*entry[1]) if not others & {Path(name).stem, Path(name).parent.name}]
+        kind: [
+            name for name in copy.names(*entry[1]) if not others & {Path(name).stem, Path(name).parent.name}
+        ]
         for kind, entry in KINDS.items()
     }
     kinds = {kind: entry for kind, entry in KINDS.items() if chosen[kind]}
@@ -300,7 +322,11 @@ def main(arguments):
             print(line, file=sys.stderr, flush=True)
 
     started = time.monotonic()
-    results = fuzz(arguments.run, arguments.cases, seed=arguments.seed, first=arguments.first, report=report)
+    results, runs = [], arguments.run
+    for place, run in enumerate(runs):
+        start, stop = (arguments.cases * number // len(runs) for number in (place, place + 1))
+        first = arguments.first + start
+        results += fuzz(run, stop - start, seed=arguments.seed, first=first, report=report)
     table = summary(results)
     if arguments.out is not None:
         write_text(arguments.out / "validity" / "fuzz.csv", table.to_csv(index=False))
@@ -314,9 +340,13 @@ def main(arguments):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--run", type=Path, required=True, help="folder of a small finished run, results/RUN")
+    runs = "folders of small finished runs, results/RUN: each gets its share of the cases"
+    parser.add_argument("--run", type=Path, nargs="+", required=True, help=runs)
     parser.add_argument("--cases", type=int, default=CASES)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--out", type=Path, help="folder of validity/fuzz.csv; default: it is not written")
-    sys.exit(main(parser.parse_args()))
+    try:
+        sys.exit(main(parser.parse_args()))
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,6 +1,7 @@
 """A copy of a run to damage: its files as they were, and the hashes that a forger would repair."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import shutil
@@ -19,7 +20,16 @@ DEEP = "@deep@"
 _LEVELS = 10_000
 _HEADER_BYTES = 1 << 15
 # A forger's mistakes: what he cannot repair because he has broken it.
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
+_BROKEN = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
 
 
 class Copy:
@@ -53,6 +63,7 @@ class Copy:
         files = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
         self.original = {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
         self._touched: set[str] = set()
+        self._names: dict = {}
 
     def _move_sources(self, run):
         """Let the documents' manifests name the source files of the copy; their hashes do not change."""
@@ -64,8 +75,10 @@ class Copy:
 
     def names(self, *patterns):
         """List the files of the original that match one of the globs."""
-        found = {name for pattern in patterns for name in self.original if Path(name).match(pattern)}
-        return sorted(found)
+        if patterns not in self._names:
+            found = {name for pattern in patterns for name in self.original if Path(name).match(pattern)}
+            self._names[patterns] = sorted(found)
+        return self._names[patterns]
 
     def read(self, name):
         """Return a file's bytes as they are now; none where it is no file."""
@@ -124,8 +137,8 @@ class Copy:
 
 
 def seal(copy, certificate):
-    """Repair all hashes that do not hold any more, as a forger would: in tokenizer, documents, index, sidecars
-    of the records and certificate, in this order. What cannot be repaired stays."""
+    """Repair all hashes that do not hold any more, as a forger would, in this order: in message, tokenizer,
+    documents, index, sidecars of the records, certificate. What cannot be repaired stays."""
     found = copy.json(certificate)
     run = copy.run.relative_to(copy.folder)
     for step in (_seal_message, _seal_corpus, _seal_records, _seal_certificate):
@@ -145,6 +158,8 @@ def _sha256(copy, name):
 
 def _seal_message(copy, run, certificate, found):
     """Let a message name its published files as they are now."""
+    if not copy.names("published/*/*"):
+        return
     name = f"{run}/{found['hypothesis']['message']['path']}"
     header, body = opened(copy.read(name))
     folder = copy.json(name.removesuffix("bin") + "json")["folder"]
@@ -217,13 +232,18 @@ def _seal_certificate(copy, run, certificate, found):
         copy.write_json(certificate, found)
 
 
+@functools.lru_cache(64)
+def _unpacked(packed):
+    return unpack(packed, _HEADER_BYTES)
+
+
 def opened(data):
     """Return header (a JSON value) and body (bytes) of a message."""
     reader = Reader(memoryview(data), "message")
     reader.section("all")
     reader.take(4)
     end = reader.varint() + reader.position
-    header = unpack(reader.take(reader.varint()), _HEADER_BYTES)
+    header = _unpacked(bytes(reader.take(reader.varint())))
     return json.loads(header), bytes(data[reader.position : end])
 
 

@@ -21,7 +21,9 @@ from tokenbounds.io.provenance import git_commit
 
 MEMORY_BYTES = 2 << 30
 _LONGEST = 500
-_NO_MEMORY = re.compile("MemoryError|[Uu]nable to allocate|can't allocate|bad_alloc|malloc of size|out of memory")
+_NO_MEMORY = re.compile(
+    "MemoryError|[Uu]nable to allocate|can't allocate|bad_alloc|malloc of size|out of memory"
+)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _COMPRESSORS = ("gzip", "xz", "zstd", "brotli", "bzip2")  # that measure the size of published files
 _FOREIGN = ("subprocess.Popen", "os.system", "os.exec", "socket.connect", "os.posix_spawn")
@@ -100,8 +102,10 @@ def serve(connection, copies, temporary, certificates):
     unpacked = functools.lru_cache(64)(frame.unpack)
     frame.unpack = lambda data, most: unpacked(bytes(data), most)
     for path in certificates:
-        outcome = {check.name: check.detail for check in verify_certificate(path, rescored=1, retokenized=1)}
-        assert outcome
+        for check in verify_certificate(path, rescored=1, retokenized=1):
+            if not check.held:
+                connection.send({"failed": f"{path}: {check.name}: {check.detail}"})
+                return
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -130,7 +134,8 @@ def _outcome(path, rescored, retokenized):
     Returns
     -------
     dict
-        ``refused`` (the line, or None), ``failed`` (names and details of checks), ``wrong``: what must not be.
+        ``refused`` (the line, or None), ``failed`` (names and details of checks), ``wrong`` (what must not
+        be).
     """
     refused, failed, wrong = None, [], []
     try:

@@ -106,7 +106,7 @@ def test_defaults_of_the_configuration_are_those_of_the_grids():
         ({"lambda_exponents": {"low": 3, "high": 2}}, "expected low <= high"),
         ({"lambda_exponents": {"low": -(10**9), "high": 10**9}}, "greater than or equal to -400"),
         ({"lambda_exponents": [0, 1]}, "lambda_exponents"),
-        ({"bet_sizes": {"low": 0.1, "high": 0.9, "count": 10**12}}, "less than or equal to 4096"),
+        ({"bet_sizes": {"low": 0.1, "high": 0.9, "count": 10**12}}, "less than or equal to 256"),
         ({"centre_linear": [i / 10**4 for i in range(400)]}, "have 1843200 points; expected at most 1048576"),
         ({"attempt": 0}, "attempt"),
         ({"attempt": 1.5}, "attempt"),

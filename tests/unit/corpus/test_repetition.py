@@ -109,7 +109,7 @@ def test_what_is_not_counted(tmp_path, monkeypatch):
     paths = write_split(folder, [[[5, 6]]])
     build_index(paths, folder)
     assert read_json(folder / "index.json")["repeated_contexts"] is None
-    monkeypatch.setattr(repetition, "_MOST_TOKENS", 2)
+    monkeypatch.setattr(repetition, "MOST_TOKENS", 2)
     build_index(paths, folder, 1)
     assert read_json(folder / "index.json")["repeated_contexts"] is None
     val = store_of(tmp_path / "val", [[[5, 6]]], split="val")

@@ -8,8 +8,8 @@ from pydantic import Field, PositiveInt, model_validator
 from tokenbounds.bounds.grids import EXPONENT_LIMIT
 from tokenbounds.config.schema.base import Alpha, Grid, Probability, Section
 
-Numbers = Annotated[list[float], Field(min_length=1), Grid]
-Alphas = Annotated[list[Alpha], Field(min_length=1), Grid]
+Numbers = Annotated[list[float], Field(min_length=1, max_length=256), Grid]
+Alphas = Annotated[list[Alpha], Field(min_length=1, max_length=256), Grid]
 
 
 class Spaced(Section):
@@ -17,7 +17,7 @@ class Spaced(Section):
 
     low: Probability = Field(description="Least number.")
     high: Probability = Field(description="Greatest number.")
-    count: int = Field(gt=0, le=4096, description="Number of values, at most 4096.")
+    count: int = Field(gt=0, le=256, description="Number of values, at most 256.")
 
 
 class Exponents(Section):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from tokenbounds.config.schema.base import Commit, Name, Probability, Section, slice_of
 from tokenbounds.plugins import with_plugins
@@ -47,7 +47,16 @@ class HypothesisConfig(Section):
     def _check_eot(self):
         if self.eot_id >= self.vocab_size:
             raise ValueError(f"eot_id {self.eot_id} is outside the vocabulary of {self.vocab_size} tokens")
+        if self.vocab_size > 2**32:
+            raise ValueError(f"vocab_size {self.vocab_size}; expected at most 2^32")
         return self
+
+
+def _power_of_two(number):
+    # There are few of them: another number in the message would be another hash, and with it other draws.
+    if number & (number - 1):
+        raise ValueError(f"{number}; expected a power of two")
+    return number
 
 
 class Arithmetic(Section):
@@ -58,12 +67,18 @@ class Arithmetic(Section):
         "float32",
         description="Arithmetic of the model; softmax and smoothing are computed in float32 at least.",
     )
-    multiple: PositiveInt = Field(64, description="Inputs are padded to the next multiple of so many tokens.")
-    batch_tokens: int = Field(
+    multiple: Annotated[int, AfterValidator(_power_of_two)] = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Inputs are padded to the next multiple of so many tokens; a power of two.",
+    )
+    batch_tokens: Annotated[int, AfterValidator(_power_of_two)] = Field(
         16384,
         ge=1,
         le=2**20,
-        description="Tokens per batch, padding included: all batches of a length have equally many rows.",
+        description="Tokens per batch, padding included: all batches of a length have equally many rows; a "
+        "power of two.",
     )
 
 

@@ -82,7 +82,7 @@ class QuipConfig(BaseModel):
     model_type: Literal["llama"] = Field(description="Model family of the Hugging Face hub.")
     hidden_size: PositiveInt = Field(description="Width of the residual stream.")
     intermediate_size: PositiveInt = Field(description="Width inside the MLP.")
-    num_hidden_layers: PositiveInt = Field(description="Number of decoder layers.")
+    num_hidden_layers: PositiveInt = Field(le=4096, description="Number of decoder layers.")
     num_attention_heads: PositiveInt = Field(description="Number of attention heads.")
     num_key_value_heads: PositiveInt | None = Field(
         None, description="Number of heads of keys and values; absent in LLaMA-1: as many as attention heads."
