@@ -56,8 +56,9 @@ coverage: $(VENV)/.ready  ## simulate attempts to break the bounds: writes docs/
 	$(BIN)/python -m tokenbounds.validation.coverage
 	$(BIN)/python -m tokenbounds.validation.projection
 
-fuzz: $(VENV)/.ready  ## damage a run in 20,000 ways and verify it: writes docs/validity/fuzz.csv
-	$(BIN)/python -m tokenbounds.validation.fuzz
+fuzz: $(VENV)/.ready  ## damage runs in 20,000 ways and verify them: writes docs/validity/fuzz.csv
+	rm -rf .fuzz && PYTHONPATH=tests $(BIN)/python -m support.fuzzed_runs .fuzz
+	$(BIN)/python -m tokenbounds.validation.fuzz --out docs --run $(foreach i,1 2 3 4,.fuzz/coded/results/run) .fuzz/quip/results/run .fuzz/pretrained/results/run
 
 deviations: $(VENV)/.ready  ## measure each departure from the published code on the quickstart: writes docs/deviations/effects.csv
 	$(BIN)/python -m tokenbounds.validation.deviations

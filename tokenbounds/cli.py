@@ -49,8 +49,8 @@ def _add_commit(commands):
         "commit",
         help="print the hash to publish before the beacon of the draws is known",
         description="Print the hash of message, index and configuration of a result whose draws will depend "
-        "on a public random value (sampling.beacon) that nobody knows yet; or, of a certificate, the hash that "
-        "must have been published.",
+        "on a public random value (sampling.beacon) that nobody knows yet; or, of a certificate, the hash "
+        "that must have been published.",
     )
     text = "MODEL.CODEC.CORPUS.SAMPLING of a run whose message and index are made; or a certificate"
     commit.add_argument("result", help=text)

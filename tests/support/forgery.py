@@ -8,19 +8,20 @@ from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.codecs.decode import read_message
 from tokenbounds.codecs.frame import encode
 from tokenbounds.corpus.store import CorpusIndex
+from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, write_json
 from tokenbounds.models.registry import layout_of
 from tokenbounds.scoring.draws import message_draws
 
 
 def failures(run, sampling="token", rescore=0, retokenize=0):
-    """Names and details of the checks that did not hold."""
+    """Names and details of the checks that did not hold; "refused" and why for what is no certificate."""
     counts = {"rescored": rescore, "retokenized": retokenize}
-    return {
-        check.name: check.detail
-        for check in verify_certificate(certificate_path(run, sampling), **counts)
-        if not check.held
-    }
+    try:
+        checks = list(verify_certificate(certificate_path(run, sampling), **counts))
+    except InputError as error:
+        return {"refused": str(error)}
+    return {check.name: check.detail for check in checks if not check.held}
 
 
 def forge(run, changes, sampling="token", recompute=True):

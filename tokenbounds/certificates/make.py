@@ -71,13 +71,7 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts, scheme)
     message, index = read_header(message_path), CorpusIndex(index_path.parent)
     sidecars = read_sidecars(record_paths, [message_path, index_path])
     n, beacon = scheme["n"], scheme["beacon"]
-    for path, sidecar in zip(record_paths, sidecars, strict=True):
-        if sidecar["dtype"] != (dtype := message.config["contexts"]["arithmetic"]["dtype"]):
-            raise InputError(
-                f"{path}: scored in {sidecar['dtype']!r:.40}; expected {dtype}, as the message says"
-            )
-        if not DEVICE.fullmatch(sidecar["device"]):
-            raise InputError(f"{path}: scored on {sidecar['device']!r:.40}; expected cpu, cuda:0, ...")
+    check_execution(record_paths, sidecars, message)
     context = {key: scheme[key] for key in ("mode", "context_length", "window") if key in scheme}
     rule = context_rule(message, context, str(message_path))
     check_draws(record_paths, n)
@@ -105,17 +99,7 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts, scheme)
         ],
         **facts,
         "tokenizer_bits": paid,
-        "hypothesis": {
-            "model": model,
-            "codec": message.codec,
-            "config": message.config["hypothesis"],
-            "arithmetic": message.config["contexts"]["arithmetic"],
-            **({"alpha_head": message.head.config["alpha_head"]} if message.head else {}),
-            "message": file_entry(run, message_path),
-            "message_bytes": bits // 8,
-            "message_bits": bits,
-            **measured(message),
-        },
+        "hypothesis": {"model": model} | hypothesis_facts(run, message_path, message, bits),
         "corpus": {
             "name": corpus,
             "index": file_entry(run, index_path),
@@ -148,6 +132,31 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts, scheme)
         ),
         **provenance({"delta": delta, "bounds": settings, "choices_bits": choices_bits, "sampling": scheme}),
     }
+
+
+def hypothesis_facts(run, path, message, bits):
+    """Say what the message in a file holds, and how many bits it takes."""
+    return {
+        "codec": message.codec,
+        "config": message.config["hypothesis"],
+        "arithmetic": message.config["contexts"]["arithmetic"],
+        **({"alpha_head": message.head.config["alpha_head"]} if message.head else {}),
+        "message": file_entry(run, path),
+        "message_bytes": bits // 8,
+        "message_bits": bits,
+        **measured(message),
+    }
+
+
+def check_execution(paths, sidecars, message):
+    """Refuse records of another arithmetic than the message's, or of a device that is none."""
+    for path, sidecar in zip(paths, sidecars, strict=True):
+        if sidecar["dtype"] != (dtype := message.config["contexts"]["arithmetic"]["dtype"]):
+            raise InputError(
+                f"{path}: scored in {sidecar['dtype']!r:.40}; expected {dtype}, as the message says"
+            )
+        if not DEVICE.fullmatch(sidecar["device"]):
+            raise InputError(f"{path}: scored on {sidecar['device']!r:.40}; expected cpu, cuda:0, ...")
 
 
 def numeric_facts(paths, sidecars, top_k):

@@ -108,6 +108,15 @@ class _Tokenizer(_Part):
     assumes: Text
 
 
+class _Repeated(_Part):
+    context_length: Positive
+    full: Count
+    repeated: Count
+    continued: Count
+    share: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    one_in: Positive
+
+
 class _Corpus(_Part):
     name: Name
     index: _Index
@@ -122,7 +131,7 @@ class _Corpus(_Part):
     seen_documents: Count
     duplicate_documents: Count | None
     duplicate_documents_one_in: Positive
-    repeated_contexts: dict[str, Count | float] | None
+    repeated_contexts: _Repeated | None
 
 
 class _Sampling(_Part):

@@ -144,3 +144,34 @@ def _rotary(parameters):
         for key, value in parameters.items()
         if key in _ROTARY[kind] and value is not None
     }
+
+
+# An expert with a capacity refuses tokens when others of the batch are many.
+_CAPACITY = re.compile(r".*(expert_capacity|capacity_factor).*")
+# Switches that let a prediction see later tokens, with the values that do.
+_BOTH_WAYS = {"use_bidirectional_attention": (True, "all", "vision"), "is_causal": (False,)}
+
+
+def check_direction(entries, prefix="transformers"):
+    """Raise an `InputError` if attention is switched to both directions, at any depth of a configuration."""
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            check_direction(value, f"{prefix}.{key}")
+        elif value in _BOTH_WAYS.get(key, ()):
+            raise InputError(f"{prefix}.{key}: {value!r:.60}; expected a model that sees no later token")
+
+
+def check_experts(entries, prefix="transformers"):
+    """Raise an `InputError` if tokens are routed to experts with a capacity.
+
+    Which tokens such an expert refuses depends on other inputs of the batch (docs/theory.md, section 13).
+    Without a capacity only rounding does, which every run measures.
+    """
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            check_experts(value, f"{prefix}.{key}")
+        elif _CAPACITY.fullmatch(str(key)) and value not in (None, 0):
+            raise InputError(
+                f"{prefix}.{key}: {value!r:.60}; expected experts without a capacity: with one a prediction "
+                "depends on the other inputs of its batch"
+            )

@@ -26,13 +26,11 @@ from tokenbounds.config.schema import HypothesisConfig
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import canonical_json
 from tokenbounds.models.layers import fill_nan, mean_loss_nats
-from tokenbounds.models.prediction_keys import canonical_entries
+from tokenbounds.models.prediction_keys import canonical_entries, check_direction, check_experts
 from tokenbounds.randomness import generator, normals
 
 # Weights that write to the residual stream.
 _RESIDUAL = re.compile(r"\.(o_proj|down_proj|c_proj|attention\.dense|dense_4h_to_h)\.weight$")
-# An expert with a capacity refuses tokens when others of the batch are many.
-_CAPACITY = re.compile(r".*(expert_capacity|capacity_factor).*")
 _PROBE_TOKENS = 64
 # Relative difference; rounding in float32 causes 1e-6, one later token in a context of 32 more than 1e-2.
 _PROBE_TOLERANCE = 1e-3
@@ -370,35 +368,6 @@ def library_config(entries):
                 f"transformers.{key}: {cap}; expected null: the logits must be linear in the last state"
             )
     return lm_config
-
-
-# Switches that let a prediction see later tokens, with the values that do.
-_BOTH_WAYS = {"use_bidirectional_attention": (True, "all", "vision"), "is_causal": (False,)}
-
-
-def check_direction(entries, prefix="transformers"):
-    """Raise an `InputError` if attention is switched to both directions, at any depth of a configuration."""
-    for key, value in entries.items():
-        if isinstance(value, dict):
-            check_direction(value, f"{prefix}.{key}")
-        elif value in _BOTH_WAYS.get(key, ()):
-            raise InputError(f"{prefix}.{key}: {value!r:.60}; expected a model that sees no later token")
-
-
-def check_experts(entries, prefix="transformers"):
-    """Raise an `InputError` if tokens are routed to experts with a capacity.
-
-    Which tokens such an expert refuses depends on other inputs of the batch (docs/theory.md, section 13).
-    Without a capacity only rounding does, which every run measures.
-    """
-    for key, value in entries.items():
-        if isinstance(value, dict):
-            check_experts(value, f"{prefix}.{key}")
-        elif _CAPACITY.fullmatch(str(key)) and value not in (None, 0):
-            raise InputError(
-                f"{prefix}.{key}: {value!r:.60}; expected experts without a capacity: with one a prediction "
-                "depends on the other inputs of its batch"
-            )
 
 
 def _check_positions(lm_config, context_length):

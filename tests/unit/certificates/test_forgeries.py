@@ -86,7 +86,7 @@ def test_forged_records_are_found_by_rescoring(run, column, sampling):
         assert f"not as recorded: {column} of draw" in found["rescore"]
 
 
-@pytest.mark.parametrize(("epsilon", "shown"), [(1.0, "1.0"), (-1.0, "-1.0"), (math.nan, "nan")])
+@pytest.mark.parametrize(("epsilon", "shown"), [(1.0, "1.0"), (-1.0, "-1.0")])
 def test_epsilon_that_no_scoring_run_has(run, epsilon, shown):
     path = run / "risk/gpt.levels.text.token/00001.json"
     path.write_text(json.dumps(read_json(path) | {"epsilon_nats": epsilon}))
@@ -130,7 +130,7 @@ def test_a_bound_that_is_no_number(run, value):
     found = read_certificate(path)
     found["metrics"]["top1"]["bounds"]["azuma"]["value"] = value
     path.write_text(json.dumps(found))
-    assert "metrics.top1.bounds.azuma.value" in failures(run)["bounds"]
+    assert failures(run).keys() == {"certificate"}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tokenbounds.certificates.shape import _Bound, check_shape
 from tokenbounds.certificates.verify import taken_as_stated, verify_certificate
 from tokenbounds.codecs.header import published_folder
 from tokenbounds.errors import InputError
-from tokenbounds.io.files import read_json, sha256_file, write_json
+from tokenbounds.io.files import MOST_JSON_BYTES, read_json, sha256_file, write_json
 from tokenbounds.models.registry import layout_of
 from tokenbounds.scoring.records import SCHEMA, check_draws, read_records
 from tokenbounds.validation import fuzz
@@ -195,8 +195,8 @@ def test_json_that_no_writer_writes(tmp_path, text, reason):
 def test_json_that_is_too_long(tmp_path):
     path = tmp_path / "c.json"
     with open(path, "wb") as handle:
-        handle.truncate(1 << 27)
-    with pytest.raises(InputError, match=r"c\.json: 134217728 bytes; expected at most"):
+        handle.truncate(MOST_JSON_BYTES + 1)
+    with pytest.raises(InputError, match=rf"c\.json: {MOST_JSON_BYTES + 1} bytes; expected at most"):
         read_json(path)
 
 

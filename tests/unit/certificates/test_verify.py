@@ -30,6 +30,7 @@ def test_verifies(untouched, sampling):
         "message",
         "choices",
         "bounds",
+        "reproducible",
         "rescore",
         "strength",
     ]

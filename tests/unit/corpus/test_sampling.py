@@ -104,7 +104,7 @@ def test_provenance_is_no_part_of_the_identity(tmp_path):
     index = read_json(folder / "index.json")
     write_json(folder / "index.json", index | {"provenance": {"commit": "another"}})
     assert CorpusIndex(folder).identity == before
-    write_json(folder / "index.json", index | {"tokenizer_sha256": "1" * 64})
+    write_json(folder / "index.json", index | {"tokens_sha256": "1" * 64})
     assert CorpusIndex(folder).identity != before
 
 

@@ -24,8 +24,9 @@ from support.stories import encode, read_pieces, stories_checkpoint, stories_tok
 from tokenbounds.corpus.contexts import ContextRule, document_items, token_items
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, write_json
+from tokenbounds.models.prediction_keys import check_direction, check_experts
 from tokenbounds.models.pretrained import INDEX_FILE, read_folder
-from tokenbounds.models.transformers import CausalLM, CausalLMConfig, check_experts
+from tokenbounds.models.transformers import CausalLM, CausalLMConfig
 from tokenbounds.scoring.score import score_items
 
 ARITHMETIC = {"dtype": "float32", "multiple": 64, "batch_tokens": 4096}
@@ -149,6 +150,13 @@ def test_tensors_that_the_library_packs_otherwise(tmp_path):
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("entries", [{"use_bidirectional_attention": True}, {"text": {"is_causal": False}}])
+def test_attention_to_later_tokens_is_refused(entries):
+    with pytest.raises(InputError, match="expected a model that sees no later token"):
+        check_direction({"model_type": "gemma3_text"} | entries)
+    check_direction({"use_bidirectional_attention": False, "text": {"is_causal": True}})
 
 
 @pytest.mark.parametrize("key", ["expert_capacity", "moe_capacity_factor"])
