@@ -98,7 +98,7 @@ def test_more_draws_than_documents(copy):
         rf"error in rule score: {RESULTS}/tokens/text/train: n = 1000000 draws from \d+ documents "
         r"\(m = \d+ tokens\); expected at most \d+"
     )
-    refused(copy, line, line)  # of each part
+    refused(copy, line)  # of both parts the same
 
 
 def test_nan_in_a_model_and_a_truncated_message(copy):

@@ -112,7 +112,8 @@ def test_a_tokenizer_that_numbers_its_tokens_otherwise(shared, tmp_path):
     stories_checkpoint(data / "stories260K.bin", tmp_path / "published")
     model, config = read_folder(tmp_path / "published", vocab_size=512, eot_id=1, start_token="always")
     save_model(tmp_path / "model", model, config, {})
-    scheme = {"token": {"mode": "token", "context_length": 512}}
+    arithmetic = {"dtype": "float32", "multiple": 64, "batch_tokens": 16384}
+    scheme = {"arithmetic": arithmetic, "schemes": [{"mode": "token", "context_length": 512}]}
     write_message(
         tmp_path / "message.bin", encode_model(tmp_path / "model", {"kind": "levels", "levels": 256}, scheme)
     )

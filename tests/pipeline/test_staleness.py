@@ -179,7 +179,7 @@ EDITS = {
     "preparation of a codec": ("codecs/quantization_aware", CODE, coded("sublora.levels5-tuned")),
     "a codec that no row uses": ("codecs/lattice", CODE, set()),
     "a bound": ("bounds/betting_bounds", CODE, bounds(*ROWS) | FROM_HEAD),
-    "scoring": ("scoring/score", CODE, scored(*ROWS) | FROM_HEAD | RESAMPLED | MEMORIZED),
+    "scoring": ("scoring/score", CODE, scored(*ROWS) | FROM_HEAD | DOWNSTREAM | MEMORIZED),
     "certificates": ("certificates/make", CODE, bounds(*ROWS)),
     "a table": ("reports/tables", CODE, TABLES),
     "a figure": ("reports/figures/memorization", CODE, {"figure figure4"}),

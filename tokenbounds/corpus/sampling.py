@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from tokenbounds.bounds.subsampling import pilot_size
 from tokenbounds.corpus.store import CorpusIndex
 from tokenbounds.errors import InputError
 from tokenbounds.randomness import generator
@@ -59,7 +58,8 @@ def draw_key(message_sha256, index_identity, context, n, beacon=""):
     >>> draw_key("0" * 64, "1" * 64, token, 100, "beacon") == draw_key("0" * 64, "1" * 64, token, 100)
     False
     """
-    numbers = (n, pilot_size(n), context["context_length"], context.get("window") or 0)
+    pilot = -(-n // 10)  # tokenbounds.bounds.subsampling.pilot_size, whose module scoring does not depend on
+    numbers = (n, pilot, context["context_length"], context.get("window") or 0)
     fields = [
         _DOMAIN,
         bytes.fromhex(message_sha256),

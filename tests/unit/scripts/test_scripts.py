@@ -16,7 +16,6 @@ SCRIPTS = [
     "markov",
     "memorization",
     "message",
-    "positions",
     "pretrained",
     "report",
     "resample",

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 
-from tokenbounds.bounds.grids import EXPONENT_LIMIT
 from tokenbounds.config.schema.base import Alpha, Grid, Probability, Section
+
+EXPONENT_LIMIT = 400  # that of tokenbounds.bounds.grids, which every job would else import
 
 Numbers = Annotated[list[float], Field(min_length=1, max_length=256), Grid]
 Alphas = Annotated[list[Alpha], Field(min_length=1, max_length=256), Grid]
