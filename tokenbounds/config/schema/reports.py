@@ -5,7 +5,6 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
-from tokenbounds.bounds import Bpd
 from tokenbounds.config.schema.base import Name, Section, as_list, known, slice_of
 
 Names = Annotated[list[Name], BeforeValidator(as_list), Field(min_length=1)]
@@ -79,7 +78,8 @@ class Table(Section):
     @field_validator("methods")
     @classmethod
     def _check_methods(cls, methods):
-        from tokenbounds.bounds.methods import METHODS  # here: it loads other packages' methods
+        from tokenbounds.bounds import Bpd  # here, as every job reads this schema
+        from tokenbounds.bounds.methods import METHODS  # and this loads other packages' methods
 
         for name in methods:
             known("methods", name, [key for key, method in METHODS.items() if Bpd in method.can_bound])
