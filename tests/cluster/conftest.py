@@ -15,7 +15,7 @@ from filelock import FileLock
 from support.checkouts import Checkout, made_once, make_checkout
 from support.slurm import Slurm, reason_not_to_start
 
-PROFILE = "profiles/test-slurm"
+PROFILE, STEPS = "profiles/test-slurm", 2000
 # Settings of the shipped profile that do not hold here: long waits, an accounting database.
 HERE = {
     "configfile": f"{PROFILE}/config.yaml",
@@ -80,6 +80,9 @@ def overlay(root):
     nothing = {
         section: dict.fromkeys(paper[section]) for section in ("corpora", "models", "tables", "figures")
     }
+    # Long enough that a test finds it at work, on a fast machine and on a busy one.
+    medium = test["models"]["medium"]
+    test["models"]["medium"] = medium | {"training": medium["training"] | {"steps": STEPS}}
     rows = [
         {"label": model, "model": model, "codec": "levels11", "corpus": "text"}
         for model in ("small", "medium")

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from support.checkouts import OF_MEDIUM
 
+STEPS = 2000  # of the medium GPT's training, as in conftest.py
+
 
 def states(jobs, rule, wildcards):
     """States of a rule's jobs, in the order of submission."""
@@ -112,10 +114,10 @@ def test_killed_head_leaves_jobs_that_the_next_run_cancels(slurm, copy, finished
         )
     )
 
-    copy.change("models.medium.training.steps", 300)
+    copy.change("models.medium.training.steps", STEPS)
     with copy.launched() as process:
         copy.wait_for(
-            lambda: "continuing after step" in train_log(copy) or "steps 1 to 300" in train_log(copy),
+            lambda: "continuing after step" in train_log(copy) or f"steps 1 to {STEPS}" in train_log(copy),
             "the new training",
         )
         assert slurm.jobs(copy.folder)[orphan]["state"] == "CANCELLED"
