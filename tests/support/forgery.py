@@ -3,10 +3,11 @@
 from support.runs import certificate_path
 from tokenbounds.certificates.evaluate import metrics
 from tokenbounds.certificates.make import records_of, smoothing
-from tokenbounds.certificates.rescore import arguments_of, context_of
+from tokenbounds.certificates.rescore import arguments_of
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.codecs.decode import read_message
 from tokenbounds.codecs.frame import encode
+from tokenbounds.corpus.sampling import context_of
 from tokenbounds.corpus.store import CorpusIndex
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, write_json
@@ -37,7 +38,7 @@ def forge(run, changes, sampling="token", recompute=True):
     if recompute:
         paths = [run / item["path"] for item in found["records"]]
         index = CorpusIndex((run / found["corpus"]["index"]["path"]).parent)
-        message_path, context = run / found["hypothesis"]["message"]["path"], context_of(found)
+        message_path, context = run / found["hypothesis"]["message"]["path"], context_of(found["sampling"])
         beacon = found["sampling"]["beacon"]
         draws, key = message_draws(message_path, index, context, found["n"], beacon)
         message = read_message(message_path)

@@ -10,6 +10,7 @@
 import hashlib
 
 from tokenbounds.config.schema import Bounds, slice_of
+from tokenbounds.corpus.sampling import context_of
 from tokenbounds.io.files import canonical_json
 
 _DOMAIN = "tokenbounds commitment 1"
@@ -47,12 +48,10 @@ def commitment(message_sha256, index_identity, *, delta, settings, choices_bits,
 
 def commitment_of(certificate, beacon_from):
     """Compute the commitment that must have been published for a certificate (a dict)."""
-    sampling = certificate["sampling"]
-    context = {key: sampling[key] for key in ("mode", "context_length", "window") if key in sampling}
     return commitment(
         certificate["hypothesis"]["message"]["sha256"],
         certificate["corpus"]["identity"],
         **{key: certificate[key] for key in ("delta", "settings", "choices_bits")},
-        scheme=context | {"n": certificate["n"]},
+        scheme=context_of(certificate["sampling"]) | {"n": certificate["n"]},
         beacon_from=beacon_from,
     )

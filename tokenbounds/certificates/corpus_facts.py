@@ -65,18 +65,15 @@ def corpus_facts(run, corpus):
     }
 
 
-def tokenizer_bits(run, corpus):
+def tokenizer_bits(facts):
     """Return the terms of the complexity that a corpus's tokenizer adds, in bits, itemised.
 
     A tokenizer that is paid adds C_T + 2 log2 C_T, C_T = 8 times the bytes of its files in one compressed
     archive; one that was trained on left-out documents, that the program defines, or that is assumed to be
-    fixed before the corpus, adds nothing.
+    fixed before the corpus, adds nothing. `facts` are those of `corpus_facts`.
     """
-    standing = check_standing(Path(run) / "tokens" / corpus / "tokenizer")["standing"]
-    if standing["kind"] != "paid":
-        return {}
-    bits = 8 * standing["archive_bytes"]
-    return {"tokenizer": bits, "tokenizer length": 2 * math.log2(bits)}
+    bits = facts["tokenizer"]["bits"]
+    return {"tokenizer": bits, "tokenizer length": 2 * math.log2(bits)} if bits else {}
 
 
 def assumption(info, roles):

@@ -12,6 +12,7 @@ from tokenbounds.certificates.files import VERSION
 from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.header import complexity_bits, read_header
 from tokenbounds.config.schema import Bounds, slice_of
+from tokenbounds.corpus.sampling import context_of
 from tokenbounds.corpus.store import CorpusIndex
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import read_json, sha256_file
@@ -72,7 +73,7 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts, scheme)
     sidecars = read_sidecars(record_paths, [message_path, index_path])
     n, beacon = scheme["n"], scheme["beacon"]
     check_execution(record_paths, sidecars, message)
-    context = {key: scheme[key] for key in ("mode", "context_length", "window") if key in scheme}
+    context = context_of(scheme)
     rule = context_rule(message, context, str(message_path))
     check_draws(record_paths, n)
     draws, key = message_draws(message_path, index, context, n, beacon)
@@ -87,7 +88,8 @@ def make_certificate(run, name, *, delta, settings, choices_bits, parts, scheme)
         **numeric_facts(record_paths, sidecars, settings["top_k"]),
         "settings": settings,
     }
-    corpus_section, paid = corpus_facts(run, corpus), tokenizer_bits(run, corpus)
+    corpus_section = corpus_facts(run, corpus)
+    paid = tokenizer_bits(corpus_section)
     return {
         "certificate": VERSION,
         "name": name,

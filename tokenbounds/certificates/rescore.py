@@ -16,6 +16,7 @@ from tokenbounds.certificates.make import (
     smoothing,
 )
 from tokenbounds.codecs.decode import read_model
+from tokenbounds.corpus.sampling import context_of
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
@@ -47,7 +48,7 @@ def rescore(run, certificate, count):
         Of the scores; and one that says what they exclude.
     """
     device, foreign = _device(certificate["scored_on"]["device"])
-    context = context_of(certificate)
+    context = context_of(certificate["sampling"])
     message_path = run / certificate["hypothesis"]["message"]["path"]
     message, model = read_model(message_path, device)
     arithmetic = message.config["contexts"]["arithmetic"]
@@ -129,12 +130,6 @@ def _one_sided(records, places, scored, certificate, foreign):
                     f"the top-{k} error is {errors[1]:.4f} as recorded, {errors[0]:.4f} scored again"
                 )
     return wrong
-
-
-def context_of(certificate):
-    """Return the entry of a certificate's sampling scheme in its message."""
-    sampling = certificate["sampling"]
-    return {key: sampling[key] for key in ("mode", "context_length", "window") if key in sampling}
 
 
 def _device(stated):

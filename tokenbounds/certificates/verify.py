@@ -12,12 +12,13 @@ from tokenbounds.certificates.confined import check_place, check_run
 from tokenbounds.certificates.corpus_facts import repetition_in_words
 from tokenbounds.certificates.files import read_certificate
 from tokenbounds.certificates.make import make_certificate, population
-from tokenbounds.certificates.rescore import context_of, rescore
+from tokenbounds.certificates.rescore import rescore
 from tokenbounds.certificates.retokenize import retokenize
 from tokenbounds.certificates.shape import NotWhole
 from tokenbounds.codecs.archive import compressed_again
 from tokenbounds.codecs.decode import read_message
 from tokenbounds.codecs.header import complexity_bits, published_folder
+from tokenbounds.corpus.sampling import context_of
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import sha256_file
@@ -181,7 +182,7 @@ def _check_message(run, certificate):
     }
     held = all(hypothesis[key] == value for key, value in stated.items())
     held = held and hypothesis.get("alpha_head") == (head.config["alpha_head"] if head else None)
-    held = held and context_of(certificate) in schemes
+    held = held and context_of(certificate["sampling"]) in schemes
     family = message.config["hypothesis"]["family"]
     yield Check(
         "message", held, f"decodes to {len(message.tensors)} tensors of a {family} model; C(h) = {bits} bits"
@@ -201,7 +202,8 @@ def _check_message(run, certificate):
 
 def _check_bounds(run, certificate, name):
     stated = {key: certificate[key] for key in ("delta", "settings", "choices_bits")}
-    scheme = context_of(certificate) | {"n": certificate["n"], "beacon": certificate["sampling"]["beacon"]}
+    sampling = certificate["sampling"]
+    scheme = context_of(sampling) | {"n": certificate["n"], "beacon": sampling["beacon"]}
     if not _NAME.fullmatch(name):
         raise InputError(f"{name:.80}: expected MODEL.CODEC.CORPUS.SAMPLING as the certificate's name")
     again = make_certificate(run, name, **stated, parts=len(certificate["records"]), scheme=scheme)

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "documents": ["read_manifest", "write_manifest"],
         "indexing": ["build_index"],
         "readers": ["count_documents", "read_documents", "read_range"],
-        "sampling": ["draw", "draw_key", "positions_of_stream", "window_segments"],
+        "sampling": ["context_of", "draw", "draw_key", "positions_of_stream", "window_segments"],
         "shards": ["tokenize_shard"],
         "sources": ["SourceFile", "list_files"],
         "store": ["CorpusIndex", "TokenStore"],

@@ -28,6 +28,17 @@ _DOMAIN = b"tokenbounds draws 1"
 _WORD = 1 << 64
 
 
+def context_of(scheme):
+    """Take from a sampling scheme, a dict, what a message says of it: how much context predictions see.
+
+    Examples
+    --------
+    >>> context_of({"mode": "token", "context_length": 64, "n": 10_000, "beacon": ""})
+    {'mode': 'token', 'context_length': 64}
+    """
+    return {key: scheme[key] for key in ("mode", "context_length", "window") if key in scheme}
+
+
 def draw_key(message_sha256, index_identity, context, n, beacon=""):
     """Derive the key of the draws on which a certificate rests (docs/theory.md, section 10).
 

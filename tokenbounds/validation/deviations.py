@@ -14,10 +14,10 @@ import numpy as np
 
 from tokenbounds.bounds import Grids, azuma_bpd
 from tokenbounds.certificates.files import read_certificate
-from tokenbounds.certificates.rescore import context_of
 from tokenbounds.codecs.contexts import context_rule
 from tokenbounds.codecs.decode import model_of, read_message
 from tokenbounds.corpus.contexts import Item, token_items
+from tokenbounds.corpus.sampling import context_of
 from tokenbounds.corpus.store import TokenStore
 from tokenbounds.io.files import atomic_path
 from tokenbounds.scoring.draws import message_draws
@@ -55,7 +55,7 @@ def log2_q(model, items, arithmetic):
 def measure(run, name):
     """Compute the paper's formula for one certificate of a run: yields (variant, smoothed risk, bound)."""
     saved = read_certificate(run / "bounds" / f"{name}.json")
-    path, context = run / saved["hypothesis"]["message"]["path"], context_of(saved)
+    path, context = run / saved["hypothesis"]["message"]["path"], context_of(saved["sampling"])
     message = read_message(path)
     store = TokenStore((run / saved["corpus"]["index"]["path"]).parent)
     draws, _ = message_draws(path, store, context, saved["n"], saved["sampling"]["beacon"])

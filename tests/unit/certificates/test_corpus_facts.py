@@ -45,7 +45,7 @@ def test_facts_of_a_trained_tokenizer(run):
     assert facts["manifest_sha256"] == manifest_digest(read_json(folder / "documents.json"))
     assert facts["roles_sha256"] == sha256_file(folder / "roles.bin")
     assert facts["duplicate_documents"] == 0 and facts["repeated_contexts"]["context_length"] == 4
-    assert tokenizer_bits(run, "text") == {}
+    assert tokenizer_bits(corpus_facts(run, "text")) == {}
     check_repetition(run, "text")
 
 
@@ -55,12 +55,12 @@ def test_who_pays_for_the_tokenizer(tmp_path):
     words = "published in 2019, the documents are of 2024"
     write_corpus(tmp_path / "tokens/assumed", documents, standing="assumed", fixed_before=words)
     size = archive_bytes(tmp_path / "tokens/paid/tokenizer")
-    assert tokenizer_bits(tmp_path, "paid") == {
+    assert tokenizer_bits(corpus_facts(tmp_path, "paid")) == {
         "tokenizer": 8 * size,
         "tokenizer length": 2 * math.log2(8 * size),
     }
     assert corpus_facts(tmp_path, "paid")["tokenizer"]["bits"] == 8 * size
-    assert tokenizer_bits(tmp_path, "assumed") == {}
+    assert tokenizer_bits(corpus_facts(tmp_path, "assumed")) == {}
     assumed = corpus_facts(tmp_path, "assumed")["tokenizer"]
     assert (
         assumed["assumes"] == f"the tokenizer was fixed before the corpus: {words}" and assumed["bits"] == 0
