@@ -1,4 +1,4 @@
-"""What bounds and certificates assume, in the words in which they say it: each sentence has one place."""
+"""Assumptions of bounds and certificates, as the sentences that they show: each stands here only."""
 
 NOTHING_MORE = "nothing more"  # for `Method.assumes`
 

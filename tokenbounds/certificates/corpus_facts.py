@@ -1,4 +1,4 @@
-"""What a certificate says about its corpus: which text was counted, which tokenizer made its tokens and who
+"""Facts about the corpus of a certificate: which text was counted, which tokenizer made its tokens and who
 pays for it, and how far the text repeats itself (docs/theory.md, section 9)."""
 
 import math

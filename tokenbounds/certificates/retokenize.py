@@ -115,7 +115,7 @@ class _Source:
             if not path.is_file():
                 raise InputError(f"{counted.file.path}: the source file is not there (or no file)")
             # Only what has the stated size and hash is parsed.
-            # What is no plain file on a disk, as below /proc, has no end that its size states.
+            # Special files, as below /proc, have a size of 0 and yet do not end.
             special = path.stat().st_size == 0 and counted.bytes == 0 and path.open("rb").read(1)
             if special or counted.file.bytes() != counted.bytes or sha256_file(path) != counted.sha256:
                 raise InputError(f"{counted.file.path}: not the file whose documents were counted")

@@ -1,4 +1,4 @@
-"""What the config of a message may hold: this and nothing else, so that no message holds free text or a
+"""Closed form of a message's config: nothing else may stand in it, so that no message holds free text or a
 number that nothing is computed from.
 
 ====================  ====================================================================================

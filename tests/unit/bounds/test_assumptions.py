@@ -1,4 +1,4 @@
-"""What certificates assume is said in the same words everywhere."""
+"""Tests that certificates state their assumptions in the same words everywhere."""
 
 import pytest
 

@@ -255,7 +255,7 @@ def test_the_bound_widened_by_what_a_sample_leaves_open(untouched):
 
 
 def strength(run, count):
-    """What is said of so many draws scored again."""
+    """Return what verification says about the strength of scoring so many draws again."""
     checks = verify_certificate(certificate_path(run, "token"), rescored=count)
     return [check.detail for check in checks if check.name == "strength"]
 

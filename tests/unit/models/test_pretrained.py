@@ -161,7 +161,7 @@ def test_attention_to_later_tokens_is_refused(entries):
 
 @pytest.mark.parametrize("key", ["expert_capacity", "moe_capacity_factor"])
 def test_experts_with_a_capacity_are_refused(key):
-    """What an expert has no room for depends on the other inputs of the batch."""
+    """An expert leaves out tokens when others of the batch are many."""
     with pytest.raises(InputError, match=rf"transformers\.{key}: 64; expected experts without a capacity"):
         check_experts({"model_type": "mixtral", key: 64})
 

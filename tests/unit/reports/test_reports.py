@@ -145,7 +145,7 @@ def test_further_methods_have_lines_where_they_bound(found, tmp_path):
 
 
 def test_what_the_notes_say(found):
-    """What M is, and that rows cannot be compared draw by draw."""
+    """Tables say what M is, and that rows cannot be compared draw by draw."""
     text = notes(frame([found], ["A"], [1]))
     assert CONDITIONING in text and "rows are not paired" in text
     assert all(METHODS[name].note in text for name in ("azuma", "azuma_certified", "betting"))
