@@ -117,8 +117,7 @@ def of_evaluated(path):
 def of_downstream(path):
     """Input function: a path of each corpus on which a figure measures downstream performance."""
     return lambda wildcards: [
-        path.format(run=wildcards.run, corpus=corpus)
-        for corpus in CONFIG.figures[wildcards.figure].corpora
+        path.format(run=wildcards.run, corpus=corpus) for corpus in CONFIG.figures[wildcards.figure].corpora
     ]
 
 
