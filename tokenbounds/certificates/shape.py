@@ -139,7 +139,7 @@ class _Sampling(_Part):
     mode: Literal["token", "window", "document"]
     context_length: Positive
     window: Positive | None = None
-    effective_context_length: Positive
+    effective_context_length: Count  # 0 for a model without context
     beacon: Text
     key: Sha256
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from support.forgery import coarsened, failures, flip
-from support.runs import CHOICES, PARTS, SCHEMES, SETTINGS, certificate_path, make
+from support.runs import CHOICES, CONFIG, PARTS, SCHEMES, SETTINGS, certificate_path, make, write_run
 
 from tokenbounds.bounds import Bpd, TopK
 from tokenbounds.bounds.methods import ADDED, METHODS
@@ -39,6 +39,13 @@ def test_verifies(untouched, sampling):
     own = [method for name, method in METHODS.items() if name not in ADDED]
     bounds = sum((Bpd in method.can_bound) + 2 * (TopK in method.can_bound) for method in own)
     assert f"{bounds} bounds recomputed" in details["bounds"]
+
+
+def test_verifies_a_model_without_context(tmp_path):
+    run = write_run(tmp_path / "run", {"token": SCHEMES["token"]}, config={**CONFIG, "last_tokens": 0})
+    path = certificate_path(run, "token")
+    assert read_certificate(path)["sampling"]["effective_context_length"] == 0
+    assert not failures(run, rescore=10)
 
 
 def test_verifies_where_it_was_moved(untouched, tmp_path, monkeypatch):
