@@ -68,6 +68,12 @@ def bounds_settings(w):
 METHOD_CODE = modules("tokenbounds.methods")
 
 
+def published_loss(wildcards):
+    """Published loss of a model in bits per token, None if it is not known."""
+    expected = CONFIG.models[wildcards.model].expected
+    return expected and expected.bits_per_token
+
+
 def generator_scheme(wildcards):
     """Name of the sampling scheme of a figure's generator."""
     return CONFIG.scheme_of(CONFIG.figures[wildcards.figure].generator)

@@ -22,6 +22,7 @@ rule sanity_check:
         gpu=1,
     params:
         code=code("scoring.sanity_check", hypotheses=own),
+        published_loss=published_loss,
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/sanity_check.py"

@@ -48,15 +48,17 @@ class _Tool:
     command: tuple
     levels: range
     default_level: int
+    planes_level: int  # default for byte planes
     package: str  # name in Debian
 
 
 # One thread: xz (from 5.6 on) and zstd cut their input by the number of threads, and the size would depend on
-# the machine.
+# the machine. Byte planes of weights repeat next to no strings: codes of single bytes compress them, which
+# level 1 of zstd has too; level 19 takes a hundred times as long for 1% of the size (docs/performance.md).
 _TOOLS = {
-    "gzip": _Tool(("gzip", "-n", "-c"), range(1, 10), 6, "gzip"),
-    "zstd": _Tool(("zstd", "-q", "-c", "--single-thread"), range(1, 20), 19, "zstd"),
-    "xz": _Tool(("xz", "-q", "-c", "--threads=1"), range(10), 6, "xz-utils"),
+    "gzip": _Tool(("gzip", "-n", "-c"), range(1, 10), 6, 6, "gzip"),
+    "zstd": _Tool(("zstd", "-q", "-c", "--single-thread"), range(1, 20), 19, 1, "zstd"),
+    "xz": _Tool(("xz", "-q", "-c", "--threads=1"), range(10), 6, 6, "xz-utils"),
 }
 
 
@@ -68,7 +70,8 @@ class Compressor:
     ----------
     tool : {"gzip", "zstd", "xz"}
     level : int, optional
-        gzip 1 to 9, zstd 1 to 19, xz 0 to 9. Default: 6, 19, 6; those of gzip and xz are the commands' own.
+        gzip 1 to 9, zstd 1 to 19, xz 0 to 9. Default: 6, 19 (1 for byte planes), 6; those of gzip and xz are
+        the commands' own.
     split_planes : bool
         Split safetensors files into byte planes first; see the module.
 
@@ -87,7 +90,8 @@ class Compressor:
             raise InputError(f"compressor {self.tool!r}; expected one of {', '.join(_TOOLS)}")
         known = _TOOLS[self.tool]
         if self.level is None:
-            object.__setattr__(self, "level", known.default_level)
+            default = known.planes_level if self.split_planes else known.default_level
+            object.__setattr__(self, "level", default)
         if type(self.level) is not int or self.level not in known.levels:
             raise InputError(
                 f"level of {self.tool} is {self.level!r}; expected {known.levels[0]} to {known.levels[-1]}"

@@ -5,11 +5,15 @@ The layers start as NaN, so that building a model draws nothing from torch's glo
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-# Rows of logits at a time in the training loss on a CPU: the loss of all rows at once takes twice as long.
-_LOSS_ROWS = 256
+# Rows of logits at a time in the training loss. On a CPU the loss of all rows at once takes twice as long.
+_LOSS_ROWS_CPU = 256
+# Most rows whose logits are in memory at a time, in several copies: 8192 of GPT-2's vocabulary take 6 GB.
+_LOSS_ROWS = 8192
 
 
 class Linear(nn.Linear):
@@ -39,7 +43,10 @@ def fill_nan(module):
 
 
 def mean_loss_nats(logits, hidden, targets):
-    """Compute the mean loss in nats per token.
+    """Compute the mean loss in nats per token, in memory that the number of tokens does not raise.
+
+    Beyond 8192 rows, logits are not kept for the backward pass but computed again, chunk by chunk: the same
+    values and gradients, for the time of one more product with the head.
 
     Parameters
     ----------
@@ -56,9 +63,14 @@ def mean_loss_nats(logits, hidden, targets):
         Float32, with gradients.
     """
     hidden, targets = hidden.flatten(0, 1), targets.flatten()  # (B T, W), (B T)
-    rows = _LOSS_ROWS if hidden.device.type == "cpu" else len(hidden)
-    losses = [
-        F.cross_entropy(logits(h).float(), t, reduction="sum")
-        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
-    ]
+
+    def loss(hidden, targets):
+        return F.cross_entropy(logits(hidden).float(), targets, reduction="sum")
+
+    rows = _LOSS_ROWS_CPU if hidden.device.type == "cpu" else _LOSS_ROWS
+    chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
+    if len(hidden) <= _LOSS_ROWS or not torch.is_grad_enabled():
+        losses = [loss(*chunk) for chunk in chunks]
+    else:
+        losses = [checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]
     return sum(losses) / len(targets)

@@ -12,8 +12,10 @@ def check_passed(path, accept, name):
     check = read_json(path)
     if check["bad"] and not accept:
         loss, limit = check["bits_per_token"], check["random_guess"] / 2
+        published = check.get("published_bits_per_token")
+        known = "" if published is None else f" ({published:.2f} published for the model as released)"
         raise InputError(
-            f"{name}: {loss:.2f} bits per token on {check['documents']} documents; "
+            f"{name}: {loss:.2f} bits per token on {check['documents']} documents{known}; "
             f"expected at most {limit:.2f}, half of the random guess: "
             "its files may be damaged or not fit the corpus' tokenizer "
             "(accept_bad_models: true in the configuration goes on all the same)"

@@ -6,14 +6,16 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
+from safetensors.torch import save_file as save_tensors
 from support.compressors import command_line, header, needs_compressors, no_process_is_left, weights
 
 from tokenbounds.codecs import byte_stream
 from tokenbounds.codecs.byte_stream import join_planes, stream
-from tokenbounds.codecs.compressors import Compressor, compressed_bytes
+from tokenbounds.codecs.compressors import Compressor, compressed_bytes, size_record
 from tokenbounds.errors import InputError
 
 pytestmark = needs_compressors
@@ -85,7 +87,7 @@ def test_planes_round_trip_through_the_compressor(checkpoint, tmp_path, tool):
     split.write_bytes(b"".join(stream([path], split_planes=True)))
     assert split.stat().st_size == path.stat().st_size and split.read_bytes() != path.read_bytes()
     with open(split, "rb") as source, open(message, "wb") as target:
-        subprocess.run(Compressor(tool).command(), stdin=source, stdout=target, check=True)
+        subprocess.run(Compressor(tool, split_planes=True).command(), stdin=source, stdout=target, check=True)
     assert compressed_bytes([path], tool, split_planes=True) == message.stat().st_size
     joined = io.BytesIO()
     with (
@@ -156,6 +158,17 @@ def test_planes_help_weights(tmp_path):
     save_file({"a": weights(100_000)}, path)
     for tool in ("xz", "zstd"):
         assert compressed_bytes([path], tool, split_planes=True) < compressed_bytes([path], tool)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_fast_level_of_planes_costs_little(tmp_path, dtype):
+    """The default level of zstd for byte planes is within 2% of the slowest one's size."""
+    path, scales = tmp_path / "x.safetensors", 0.02 * torch.exp(torch.linspace(-1, 1, 512))
+    values = torch.from_numpy(np.random.default_rng(8).standard_normal((2048, 512), np.float32))
+    save_tensors({"a": (values * scales).to(dtype)}, path)
+    record = size_record([path], [Compressor("zstd", split_planes=True)])
+    slowest = compressed_bytes([path], "zstd", level=19, split_planes=True)
+    assert record["level"] == 1 and record["bytes"] < 1.02 * slowest < 0.9 * path.stat().st_size
 
 
 def test_no_file_to_split(checkpoint):

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from tokenbounds.config.schema.models import LoRA
 from tokenbounds.errors import InputError
+from tokenbounds.models import layers
 from tokenbounds.models.folders import load_config, load_model, save_model
 from tokenbounds.models.gpt import GPT, rotary_tables, rotate
 from tokenbounds.models.registry import build_model, fill_model, layout_of
@@ -126,6 +128,27 @@ def test_loss_is_the_mean_over_tokens_also_over_several_chunks():
     model.zero_grad()
     expected.backward()
     torch.testing.assert_close(got, model.embedding.weight.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("structure", [None, {"kind": "lora", "rank": 2, "dropout": 0.5}])
+def test_logits_that_are_computed_again_change_no_gradient(monkeypatch, structure):
+    """Also under dropout in the head, which must fall on the same numbers again."""
+    monkeypatch.setattr(layers, "_LOSS_ROWS_CPU", 7)
+    model = GPT(ARCHITECTURE, VOCAB, structure and LoRA(**structure)).initialize(3).train()
+    x, results, computed = ids((6, 12)), [], []
+    head = model._logits
+    monkeypatch.setattr(model, "_logits", lambda hidden: computed.append(len(hidden)) or head(hidden))
+    for most in (72, 71):
+        monkeypatch.setattr(layers, "_LOSS_ROWS", most)
+        torch.manual_seed(5)
+        loss = model(x, ids((6, 12), seed=1))
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        results.append([loss, *torch.autograd.grad(loss, parameters)])
+    assert computed[:11] == [7] * 10 + [2] and sum(computed) == 72 + 2 * 72
+    assert all(torch.equal(kept, again) for kept, again in zip(*results, strict=True))
+    with torch.no_grad():
+        model(x, x)
+    assert sum(computed) == 4 * 72  # nothing is computed again where there is no backward pass
 
 
 def test_head_is_float32_under_autocast():

@@ -38,6 +38,9 @@ def test_the_sanity_check(tmp_path):
     ):
         check_passed(check, False, "model.gzip")
     check_passed(check, True, "model.gzip")
+    write_json(check, {**facts, "published_bits_per_token": 3.061})
+    with pytest.raises(InputError, match=r"20 documents \(3\.06 published for the model as released\); e"):
+        check_passed(check, False, "model.gzip")
     write_json(check, {**facts, "bad": False})
     check_passed(check, False, "model.gzip")
 

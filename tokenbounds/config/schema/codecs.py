@@ -174,7 +174,9 @@ class Zip(CodecSection):
         description="Compressor, or several: the smallest result counts, and the message names its tool.",
     )
     level: PositiveInt | None = Field(
-        None, description="Level of compression; default 6 (gzip, xz) or 19 (zstd)."
+        None,
+        description="Level of compression; default 6 (gzip, xz) or 19 (zstd; 1 with `split_planes`, where 19 "
+        "takes a hundred times as long for less than 2% of the size).",
     )
     split_planes: bool = Field(
         False, description="Separation of low and high bytes of 16-bit tensors before compression."

@@ -320,10 +320,15 @@ class TransformersModel(TrainedSection):
 
 
 class ExpectedModel(Section):
-    """Size of a published model, as known before the download."""
+    """Size of a published model, as known before the download, and its published loss."""
 
     parameters: PositiveFloat = Field(description="Number of parameters.")
     gigabytes: PositiveFloat = Field(description="Size of the download in 1e9 bytes.")
+    bits_per_token: PositiveFloat | None = Field(
+        None,
+        description="Published loss of the model as released, on the text of its corpus, in bits per token: "
+        "the sanity check states it beside the loss that it measures.",
+    )
 
 
 class PublishedSection(ModelSection):
@@ -341,7 +346,9 @@ class PublishedSection(ModelSection):
         None, description="Longest input in tokens; default that in its config.json."
     )
     expected: ExpectedModel | None = Field(
-        None, description="Expected size, for `tokenbounds plan` only: it changes no result."
+        None,
+        description="Expected size, for `tokenbounds plan`, and expected loss, for the sanity check; they "
+        "change no result.",
     )
 
     @model_validator(mode="after")
