@@ -5,12 +5,15 @@ import logging
 
 import torch
 
+from tokenbounds.codecs.best_size import Predictor, predicted, scored_length
 from tokenbounds.codecs.decode import tensors_of
+from tokenbounds.codecs.e8p_rounding import STAGES
 from tokenbounds.codecs.lattice import check_shape, quantize_model
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
+from tokenbounds.io.progress import Steps
 from tokenbounds.models.folders import load_model
-from tokenbounds.models.registry import context_length_of
+from tokenbounds.models.registry import context_length_of, fill_model
 from tokenbounds.randomness import generator, stream_seed
 from tokenbounds.training.batches import sample
 
@@ -18,26 +21,43 @@ log = logging.getLogger(__name__)
 _SEQUENCES = 8  # per batch of calibration
 
 
-def on_lattice(folder, codec, *, name, seed, tokens, device):
+def on_lattice(folder, codec, *, name, seed, tokens, device, contexts):
     """Prepare codec ``lattice`` (see `tokenbounds.codecs.encode.code_model`): put linear layers on the
     lattice, and leave the rest."""
     number = stream_seed(seed, "lattice", name) % 2**32
     model, config = load_model(folder)
-    tensors, report = lattice_tensors(
-        model.to(choose_device(device)),
-        tokens,
-        bits=codec["bits"],
-        seed=number,
-        count=codec["tokens"],
-        length=context_length_of(config),
-        rng=generator(seed, "calibration", name),
-        options={key: codec[key] for key in ("tuning_rounds", "scale") if key in codec},
-    )
-    others = {key: codec[key] for key in ("levels", "method", "codebook")}
-    return {"kind": "lattice", "bits": codec["bits"], "seed": number, **others}, tensors, report
+    device = choose_device(device)
+    length = scored_length(contexts, context_length_of(config))
+    model.to(device)
+    original = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+
+    def at(bits):
+        fill_model(model, {key: original[key] for key, _ in model.layout()}, folder)
+        tensors, report = lattice_tensors(
+            model,
+            tokens,
+            bits=bits,
+            seed=number,
+            count=codec["tokens"],
+            length=length,
+            rng=generator(seed, "calibration", name),
+            options={key: codec[key] for key in ("tuning_rounds", "scale") if key in codec},
+        )
+        others = {key: codec[key] for key in ("levels", "method", "codebook")}
+        return {"kind": "lattice", "bits": bits, "seed": number, **others}, tensors, report
+
+    if codec["bits"] != "best":
+        return at(codec["bits"])
+    predictor, found = Predictor(tokens, generator(seed, "size", name), length, device), {}
+    for bits in STAGES:
+        options, tensors, report = at(bits)
+        bound, loss, _ = predicted(model, predictor, tensors, options)
+        size = {"bits": bits, "predicted_bound": bound, "calibration_loss_bits": loss}
+        found[bound] = (options, tensors, report | {"size": size})
+    return found[min(found)]
 
 
-def hessians(model, batches, forward=None):
+def hessians(model, batches, forward=None, count_of_batches=None):
     """Measure second moments E[x x^T] of the inputs of each ``torch.nn.Linear`` of a model: the Hessian of
     the layer's squared output error.
 
@@ -49,6 +69,8 @@ def hessians(model, batches, forward=None):
         Inputs of `forward`, e.g. token ids (B, T).
     forward : callable, optional
         Runs the model on one batch; the model itself by default.
+    count_of_batches : int, optional
+        Number of batches, for the progress that is shown.
 
     Returns
     -------
@@ -87,9 +109,10 @@ def hessians(model, batches, forward=None):
 
     handles = [module.register_forward_pre_hook(collect(name)) for name, module in linears.items()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Steps("second moments", count_of_batches) as progress:
             for batch in batches:
                 (forward or model)(batch)
+                progress.show()
     finally:
         for handle in handles:
             handle.remove()
@@ -132,9 +155,10 @@ def lattice_tensors(model, tokens, *, bits, seed, count, length, rng, options):
     device = next(model.parameters()).device
     model.eval()
     per_batch = _SEQUENCES * max(length, 1)
-    batches = (sample(tokens, rng, _SEQUENCES, length, device)[0] for _ in range(-(-count // per_batch)))
+    number = -(-count // per_batch)
+    batches = (sample(tokens, rng, _SEQUENCES, length, device)[0] for _ in range(number))
     measured = hessians(
-        getattr(model, "lm", model), batches, forward=lambda ids: model.head(model.hidden(ids))
+        getattr(model, "lm", model), batches, lambda ids: model.head(model.hidden(ids)), number
     )
     plain = tensors_of(model)
     chosen = {

@@ -13,8 +13,8 @@ def code_model(folder, codec, contexts, *, name, seed, tokens=None, device="auto
     """Quantize and code the model in a folder.
 
     Where the codec's section names a preparation, that function quantizes the model first. It is called with
-    the folder, the section as a dictionary, and the keywords `name`, `seed`, `tokens` (a `TokenStore` or
-    None) and `device`, and returns the codec's options in the message, the tensors (dict of str to
+    the folder, the section as a dictionary, and the keywords `name`, `seed`, `tokens` (a `TokenStore`
+    or None), `device` and `contexts`, and returns the options in the message, the tensors (dict of str to
     inputs of the codec) and a report.
 
     Parameters
@@ -46,5 +46,7 @@ def code_model(folder, codec, contexts, *, name, seed, tokens=None, device="auto
         options = codec_of(codec["kind"]).options(codec, load_config(folder))
         return encode_model(folder, options, contexts), {}
     prepare, store = load(section.preparation), TokenStore(tokens) if tokens else None
-    options, tensors, report = prepare(folder, codec, name=name, seed=seed, tokens=store, device=device)
+    options, tensors, report = prepare(
+        folder, codec, name=name, seed=seed, tokens=store, device=device, contexts=contexts
+    )
     return encode_model(folder, options, contexts, tensors), report

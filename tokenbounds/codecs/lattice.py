@@ -23,6 +23,7 @@ import torch
 from tokenbounds.codecs.e8p_rounding import DIMENSION, STAGES, round_to_lattice
 from tokenbounds.codecs.scalar import FLOAT16_MAX
 from tokenbounds.errors import InputError
+from tokenbounds.io.progress import Steps
 from tokenbounds.models.quip.codebooks import e8p_table
 from tokenbounds.models.quip.hadamard import hadamard, hadamard_order, hadamard_transform
 from tokenbounds.randomness import normals
@@ -372,7 +373,9 @@ def quantize_model(state, hessians, bits, *, seed, **options):
     """
     if missing := sorted(state.keys() - hessians.keys()):
         raise InputError(f"tensor {missing[0]!r} has no Hessian; expected one for each weight to quantize")
-    return {
-        name: quantize_linear(weight, hessians[name], bits, seed=seed, name=name, **options)
-        for name, weight in state.items()
-    }
+    quantized = {}
+    with Steps("rounding to the lattice", len(state)) as progress:
+        for name, weight in state.items():
+            quantized[name] = quantize_linear(weight, hessians[name], bits, seed=seed, name=name, **options)
+            progress.show()
+    return quantized

@@ -34,7 +34,7 @@ from tokenbounds.training.batches import sample
 log = logging.getLogger(__name__)
 
 
-def tuned(folder, codec, *, name, seed, tokens, device):
+def tuned(folder, codec, *, name, seed, tokens, device, contexts):
     """Prepare codec ``levels`` with tuning (see `tokenbounds.codecs.encode.code_model`)."""
     model, config = load_model(folder)
     levels, length = {key: codec[key] for key in ("levels", "method", "codebook")}, context_length_of(config)

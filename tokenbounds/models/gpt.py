@@ -319,6 +319,10 @@ class GPT(nn.Module):
             return F.linear(hidden, self.embedding.weight)
         return self.vocabulary(hidden)[..., : self.vocab_size]
 
+    def head_weight(self):
+        """Return the parameter that is the head's matrix (V, W); None with a structured head."""
+        return self.embedding.weight if self.vocabulary is None else None
+
     def forward(self, ids, targets):
         """Compute the mean loss in nats per token of predicting `targets` (B, T) from `ids` (B, T).
 

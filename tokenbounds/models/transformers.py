@@ -234,6 +234,10 @@ class CausalLM(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             return self._logits(hidden.to(self.lm.get_output_embeddings().weight.dtype)).float()
 
+    def head_weight(self):
+        """Return the parameter that is the head's matrix (V, W), which may be the embedding."""
+        return self.lm.get_output_embeddings().weight
+
     def forward(self, ids, targets):
         """Compute the mean loss in nats per token of predicting `targets` (B, T) from `ids` (B, T).
 

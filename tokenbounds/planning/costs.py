@@ -8,7 +8,6 @@ reckoned in bfloat16, all else in float32, in which it is done.
 import functools
 import math
 
-from tokenbounds.config.schema import Levels
 from tokenbounds.planning.parameter_counts import corpus_vocab_size, models_frame
 from tokenbounds.scoring.acceptance import DOCUMENTS, MOST_TOKENS
 
@@ -83,8 +82,8 @@ class Costs:
             return self._shard_bytes(names["corpus"])
         if job.rule in ("train", "pretrained"):
             return 4.0 * self._values(names["model"])
-        if job.rule == "message" and isinstance(codec := config.codecs[names["codec"]], Levels):
-            return self._values(names["model"]) * math.log2(codec.levels) / 8
+        if job.rule == "message" and (bits := config.codecs[names["codec"]].bits_per_value):
+            return self._values(names["model"]) * bits / 8
         if job.rule == "score":
             scheme = config.schemes[names["sampling"]]
             items = scheme.n * (scheme.window or (scheme.context_length if scheme.mode == "document" else 1))

@@ -176,7 +176,7 @@ def test_a_section_of_no_known_kind():
     data = copy.deepcopy(MINIMAL)
     data["codecs"]["levels11"]["kind"] = "level"
     with pytest.raises(
-        InputError, match=r'codecs.levels11.kind: found "level"; expected levels or lattice or alpha_head'
+        InputError, match=r'codecs.levels11.kind: found "level"; expected levels or sequential or lattice'
     ):
         parse_config(data)
     data["models"]["gpt"]["structure"] = {"rank": 3}

@@ -177,7 +177,7 @@ def test_downloads(rule, names, gigabytes, costs):
         ("message", {"model": "gpt", "codec": "levels"}, N * 4 / 8),
         ("message", {"model": "known", "codec": "tuned"}, 1e9 * 2 / 8),
         ("message", {"model": "chain", "codec": "counts"}, 0),
-        ("message", {"model": "gpt", "codec": "lattice"}, 0),
+        ("message", {"model": "gpt", "codec": "lattice"}, N * 2 / 8),
         ("score", {"model": "gpt", "sampling": "token"}, 30 * 50 / 2),
         ("score", {"model": "gpt", "sampling": "windows"}, 30 * 40 * 4 / 2),
         ("score", {"model": "gpt", "sampling": "documents"}, 30 * 30 * 16 / 2),

@@ -1,5 +1,6 @@
 """Codecs, and the scoring of drawn tokens."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
@@ -45,6 +46,11 @@ class CodecSection(Section):
         """No tokens are needed."""
         return False
 
+    @property
+    def bits_per_value(self):
+        """Estimate of the bits per parameter of a message, for plans; None without one."""
+        return None
+
     def encodes(self, model):
         """Tell whether it codes models like `model`, a section of the configuration: those with tensors of
         floating point."""
@@ -74,7 +80,11 @@ class Levels(CodecSection):
     implementation: ClassVar[str] = "tokenbounds.codecs.levels:LevelsCodec"
 
     kind: Literal["levels"] = Field(description="Scalar quantization, then range coding.")
-    levels: int = Field(11, ge=2, le=65536, description="Number of quantization levels.")
+    levels: Annotated[int, Field(ge=2, le=65536)] | Literal["best"] = Field(
+        11,
+        description="Number of quantization levels, or best: as many as give the least bound that the loss "
+        "on calibration tokens predicts.",
+    )
     method: Literal["uniform", "kmeans"] = Field("uniform", description="Uniform bins or k-means.")
     codebook: Literal["tensor", "shared"] = Field(
         "tensor", description="A codebook per tensor, or one for all."
@@ -83,15 +93,67 @@ class Levels(CodecSection):
         None, description="Tuning of weights and codewords after quantization; default none."
     )
 
+    @model_validator(mode="after")
+    def _check(self):
+        if self.tuning and self.levels == "best":
+            raise ValueError("levels is best beside a section tuning, which needs a number of levels")
+        return self
+
     @property
     def preparation(self):
-        """The function that tunes, if there is a section `tuning`."""
+        """The function that tunes or chooses the number of levels, if there is either."""
+        if self.levels == "best":
+            return "tokenbounds.codecs.best_size:best_levels"
         return "tokenbounds.codecs.quantization_aware:tuned" if self.tuning else None
 
     @property
     def needs_tokens(self):
-        """Tuning runs the model on training tokens."""
-        return self.tuning is not None
+        """Tuning and choosing run the model on training tokens."""
+        return self.preparation is not None
+
+    @property
+    def bits_per_value(self):
+        """Bits of an evenly distributed symbol."""
+        return 4.0 if self.levels == "best" else math.log2(self.levels)
+
+
+class Sequential(CodecSection):
+    """Sequential rounding with error feedback and steps by what matters, range coded: messages that keep the
+    model."""
+
+    implementation: ClassVar[str] = "tokenbounds.codecs.sequential.codec:SequentialCodec"
+
+    kind: Literal["sequential"] = Field(
+        description="Whole numbers times steps, small where the loss is sensitive, rounded with error "
+        "feedback, range coded."
+    )
+    bits: Annotated[float, Field(ge=0.25, le=10)] | Literal["best"] = Field(
+        "best",
+        description="Bits per parameter, or best: those with the least bound that the loss on calibration "
+        "tokens predicts.",
+    )
+    tokens: PositiveInt = Field(
+        32768, description="Training tokens that second moments of inputs are measured on."
+    )
+    gradient_tokens: PositiveInt = Field(8192, description="How many of them gradients are measured on.")
+    damping: float = Field(
+        0.01, gt=0, le=1, description="Share of the mean second moment that is added to each."
+    )
+
+    @property
+    def preparation(self):
+        """Rounding of all tensors, with what is measured on training tokens."""
+        return "tokenbounds.codecs.sequential.prepare:sequentially"
+
+    @property
+    def needs_tokens(self):
+        """What matters is measured on training tokens."""
+        return True
+
+    @property
+    def bits_per_value(self):
+        """Bits per parameter that are asked for."""
+        return 3.0 if self.bits == "best" else self.bits
 
 
 class Lattice(CodecSection):
@@ -103,7 +165,9 @@ class Lattice(CodecSection):
     kind: Literal["lattice"] = Field(
         description="Matrices on a lattice, other tensors as codec `levels` codes them."
     )
-    bits: Literal[2, 3, 4] = Field(description="Bits per weight before range coding.")
+    bits: Literal[2, 3, 4, "best"] = Field(
+        description="Bits per weight before range coding, or best: those with the least predicted bound."
+    )
     levels: int = Field(
         25, ge=2, le=65536, description="Number of levels of the other tensors (embedding, head, norms)."
     )
@@ -128,6 +192,11 @@ class Lattice(CodecSection):
     def needs_tokens(self):
         """The second moments are measured on training tokens."""
         return True
+
+    @property
+    def bits_per_value(self):
+        """Bits per weight on the lattice."""
+        return 3.0 if self.bits == "best" else float(self.bits)
 
 
 class Head(CodecSection):
@@ -212,7 +281,14 @@ class Counts(CodecSection):
 # Every codec, by kind. A new one is a module with a class, a section above, and its name here.
 CODECS = with_plugins(
     "tokenbounds.codecs",
-    {"levels": Levels, "lattice": Lattice, "alpha_head": Head, "zip": Zip, "counts": Counts},
+    {
+        "levels": Levels,
+        "sequential": Sequential,
+        "lattice": Lattice,
+        "alpha_head": Head,
+        "zip": Zip,
+        "counts": Counts,
+    },
 )
 if TYPE_CHECKING:
     Codec = CodecSection  # a type checker cannot know the sections that plugins add
