@@ -14,6 +14,7 @@ import argparse
 import csv
 import functools
 import math
+import re
 import resource
 import time
 from pathlib import Path
@@ -106,6 +107,29 @@ def of_gguf(kind, bits):
         return quants.dequantize(packed, GGMLQuantizationType[kind]).reshape(value.shape), bits * value.size
 
     return rounding
+
+
+def draw(rows, path):
+    """Draw loss against bits per parameter, a line per kind of message, without those that ruin the model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    groups: dict = {}
+    for row in rows:
+        bits, loss_bits = float(row["bits_per_parameter"]), float(row["loss_bits"])
+        if row["message"] == "float32":
+            axes.axhline(loss_bits, color="grey", linestyle=":", label="float32")
+        elif loss_bits < 6:
+            groups.setdefault(re.sub(r" [\d.]+( bits)?$", "", row["message"]), []).append((bits, loss_bits))
+    for (name, points), marker in zip(groups.items(), "osD^vPX*", strict=False):
+        axes.plot(*zip(*sorted(points), strict=True), marker=marker, label=name)
+    axes.set(xlabel="bits per parameter", ylabel="loss (bits per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)
 
 
 def main():
@@ -220,6 +244,7 @@ def main():
             writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(done.values())
+    draw(done.values(), arguments.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def best_levels(folder, codec, *, name, seed, tokens, device, contexts):
     return options | {"levels": levels}, tensors, {"size": report}
 
 
-def least(candidates, evaluate, *, refine):
+def least(candidates, evaluate, *, refine, beyond=0):
     """Find the candidate with the least value.
 
     Parameters
@@ -141,6 +141,8 @@ def least(candidates, evaluate, *, refine):
     evaluate : callable (float) -> float
     refine : int
         How often the spacing is halved around the best one.
+    beyond : int
+        Most candidates after the last one, each tried while the one before it is the best.
 
     Returns
     -------
@@ -148,6 +150,12 @@ def least(candidates, evaluate, *, refine):
     """
     values = {candidate: evaluate(candidate) for candidate in candidates}
     spacing = candidates[1] - candidates[0] if len(candidates) > 1 else 0.0
+    last = candidates[-1]
+    for _ in range(beyond):
+        if min(values, key=values.__getitem__) != last:
+            break
+        last += spacing
+        values[last] = evaluate(last)
     for _ in range(refine):
         spacing /= 2
         best = min(values, key=values.__getitem__)

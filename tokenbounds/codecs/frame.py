@@ -28,6 +28,7 @@ anything is allocated.
 codec                   content
 ======================  ================================================================================
 ``levels``              codebooks and range-coded symbols (`tokenbounds.codecs.levels.LevelsCodec`)
+``sequential``          numbers and steps, range coded (`tokenbounds.codecs.sequential`)
 ``lattice``             points of the E8 lattice (`tokenbounds.codecs.lattice_codec.LatticeCodec`)
 ``counts``              n-gram counts of a Markov chain (`tokenbounds.codecs.counts.CountsCodec`)
 ``float16``             the tensors as raw float16 (`tokenbounds.codecs.base.Float16Codec`)
@@ -90,9 +91,11 @@ def encode(tensors, config, *, codec, layout=None):
 
     Parameters
     ----------
-    tensors : dict of str to ndarray of float32 or float16, or to tokenbounds.codecs.lattice.Quantized
-        Any shapes, at least one value each, in the order in which they are to be coded; lattice points for
-        codec ``lattice`` only, and for codec ``counts`` arrays of integers.
+    tensors : dict of str to ndarray of float32 or float16, or to Quantized or Stepped
+        Any shapes, at least one value each, in the order in which they are to be coded; lattice points
+        (`tokenbounds.codecs.lattice.Quantized`) for codec ``lattice`` only, numbers with steps
+        (`tokenbounds.codecs.sequential.matrix.Stepped`) for codec ``sequential`` only, and for codec
+        ``counts`` arrays of integers.
     config : dict
         JSON values: family, architecture, seeds, context and start-token rule, ... Tuples become lists.
     codec : dict

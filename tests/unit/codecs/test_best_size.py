@@ -45,6 +45,19 @@ def test_least_at_an_end_is_looked_for_beyond_it(slope, expected):
     assert least(GRID, lambda value: slope * value, refine=2) == expected - slope * 0.75
 
 
+def test_least_beyond_the_last_candidate():
+    """As long as it falls, and no further."""
+    tried = []
+
+    def evaluate(value):
+        tried.append(value)
+        return abs(value - 5.2)
+
+    assert least(GRID, evaluate, refine=1, beyond=4) == 5.0
+    assert max(tried) == 6.0
+    assert least(GRID, lambda value: -value, refine=0, beyond=2) == 5.0
+
+
 def test_least_of_one_candidate_and_of_equal_ones():
     assert least([4.0], lambda value: 1.0, refine=2) == 4.0
     assert least(GRID, lambda value: 1.0, refine=0) == -2.0

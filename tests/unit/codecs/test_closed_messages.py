@@ -345,6 +345,7 @@ def messages():
     written = {
         "levels": gpt(),
         "shared": gpt(codec={"kind": "levels", "levels": 4, "codebook": "shared", "method": "kmeans"}),
+        "sequential": gpt(codec={"kind": "sequential"}),
         "lattice": gpt(codec={"kind": "lattice", "seed": 0}),
         "float16": gpt(codec={"kind": "float16"}),
         "counts": markov(),
@@ -361,7 +362,9 @@ def content(message):
     return repr((message.config, message.codec, tensors, inner))
 
 
-@pytest.mark.parametrize("kind", ["levels", "shared", "lattice", "float16", "counts", "subspace", "head"])
+@pytest.mark.parametrize(
+    "kind", ["levels", "shared", "sequential", "lattice", "float16", "counts", "subspace", "head"]
+)
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_no_other_bytes_say_the_same(kind, data):

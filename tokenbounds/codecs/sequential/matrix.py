@@ -91,8 +91,13 @@ class MatrixCoder:
 
     def __init__(self, most):
         self._most = most
-        self._numbers = {scale_class: Learner(scale_class, most) for scale_class in CLASSES}
+        self._numbers: dict[int, Learner] = {}  # those that are needed: each is as large as its alphabet
         self._sides = {key: Learner(4, 4 * SPREAD) for key in ("steps", "classes")}
+
+    def _learner(self, scale_class):
+        if scale_class not in self._numbers:
+            self._numbers[scale_class] = Learner(scale_class, self._most)
+        return self._numbers[scale_class]
 
     def encode(self, encoder, tensor):
         """Append a `Stepped` tensor to a range encoder."""
@@ -111,7 +116,7 @@ class MatrixCoder:
             order = np.argsort(found, kind="stable")
             ordered = tensor.numbers[numbers].ravel()[order]
             for scale_class, start, stop in _runs(found):
-                self._numbers[scale_class].encode(encoder, ordered[start:stop])
+                self._learner(scale_class).encode(encoder, ordered[start:stop])
 
     def decode(self, decoder, shape):
         """Read the `Stepped` tensor of a shape from a range decoder; an `InputError` for one that no encoder
@@ -139,7 +144,7 @@ class MatrixCoder:
             order = np.argsort(found, kind="stable")
             ordered = np.empty(found.size, np.int16)
             for scale_class, start, stop in _runs(found):
-                ordered[start:stop] = self._numbers[scale_class].decode(decoder, stop - start)
+                ordered[start:stop] = self._learner(scale_class).decode(decoder, stop - start)
             strip = np.empty_like(ordered)
             strip[order] = ordered
             numbers[rows] = strip.reshape(-1, size[1])

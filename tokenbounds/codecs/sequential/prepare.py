@@ -187,7 +187,7 @@ class Rounder:
         -------
         fields : dict of str to Stepped
         report : dict
-            ``bits_per_parameter``, asked for and reached; ``unit``.
+            ``bits_asked`` and ``bits_reached``, per parameter; ``unit``.
 
         Raises
         ------
@@ -264,7 +264,7 @@ def _best(model, rounder, predictor):
         return bound
 
     start = rounder.guess(3.0)
-    least([start + step for step in (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0)], evaluate, refine=2)
+    least([start + step for step in (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0)], evaluate, refine=2, beyond=4)
     report = {
         "bits_reached": best["size"],
         "unit": 2.0 ** best["unit"],

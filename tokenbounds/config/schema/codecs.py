@@ -10,6 +10,20 @@ from tokenbounds.config.schema.models import Arithmetic
 from tokenbounds.plugins import with_plugins
 
 
+def _best_or(number, low, high):
+    """Return a check of a value that is "best", or a `number` (int or float) from `low` to `high`: one line
+    instead of pydantic's for each type of the union."""
+
+    def check(value):
+        given = float(value) if type(value) is int and number is float else value
+        if value == "best" or (type(given) is number and low <= given <= high):
+            return value
+        what = "whole number" if number is int else "number"
+        raise ValueError(f"found {value!r:.40}; expected best, or a {what} from {low} to {high}")
+
+    return BeforeValidator(check)
+
+
 class CodecSection(Section):
     """Base of all codecs.
 
@@ -80,7 +94,7 @@ class Levels(CodecSection):
     implementation: ClassVar[str] = "tokenbounds.codecs.levels:LevelsCodec"
 
     kind: Literal["levels"] = Field(description="Scalar quantization, then range coding.")
-    levels: Annotated[int, Field(ge=2, le=65536)] | Literal["best"] = Field(
+    levels: Annotated[int | Literal["best"], _best_or(int, 2, 65536)] = Field(
         11,
         description="Number of quantization levels, or best: as many as give the least bound that the loss "
         "on calibration tokens predicts.",
@@ -127,7 +141,7 @@ class Sequential(CodecSection):
         description="Whole numbers times steps, small where the loss is sensitive, rounded with error "
         "feedback, range coded."
     )
-    bits: Annotated[float, Field(ge=0.25, le=10)] | Literal["best"] = Field(
+    bits: Annotated[float | Literal["best"], _best_or(float, 0.25, 10)] = Field(
         "best",
         description="Bits per parameter, or best: those with the least bound that the loss on calibration "
         "tokens predicts.",

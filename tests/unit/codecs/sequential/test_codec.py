@@ -303,7 +303,7 @@ def test_steps_that_are_said_to_differ_and_do_not():
     coder = MatrixCoder(1)
     coder._sides["steps"].encode(encoder, np.zeros(2, int))
     put_even(encoder, 0, 0, 1)
-    coder._numbers[0].encode(encoder, np.ones(6, int))
+    coder._learner(0).encode(encoder, np.ones(6, int))
     content = encoder.get_compressed().astype("<u4").tobytes()
     field = fields_of(content, [("w", (2, 3))])[0]
     assert same_field(field, stepped_tensor(np.ones((2, 3))))
@@ -316,7 +316,7 @@ def test_classes_other_than_those_of_the_numbers():
         encoder = constriction.stream.queue.RangeEncoder()
         for value, low, high in ((1, 1, 32767), (0, -400, 60), (own, -24, 40), (0, 0, 1), (0, 0, 1)):
             put_even(encoder, value, low, high)
-        MatrixCoder(1)._numbers[own].encode(encoder, np.ones(6, int))
+        MatrixCoder(1)._learner(own).encode(encoder, np.ones(6, int))
         content = encoder.get_compressed().astype("<u4").tobytes()
         assert same_field(fields_of(content, [("w", (2, 3))])[0], stepped_tensor(np.ones((2, 3))))
         check_refused(forged([["w", [2, 3]]], content), "its content is not what its encoder writes")
