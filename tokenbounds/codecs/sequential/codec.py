@@ -24,7 +24,7 @@ import numpy as np
 
 from tokenbounds.codecs.base import Codec
 from tokenbounds.codecs.sequential.adaptive import get_even, put_even
-from tokenbounds.codecs.sequential.matrix import MOST_NUMBER, MatrixCoder, Stepped
+from tokenbounds.codecs.sequential.matrix import MOST_NUMBER, MatrixCoder, Stepped, canonical
 from tokenbounds.codecs.sequential.rounding import round_plainly
 from tokenbounds.errors import InputError
 
@@ -40,9 +40,11 @@ class SequentialCodec(Codec):
         return tensor if isinstance(tensor, Stepped) else (super().flat(name, tensor), tensor.shape)
 
     def quantize(self, tensors, options):
-        """Round the tensors that are not stepped yet."""
+        """Round the tensors that are not stepped yet, and bring all in their canonical form."""
         return {
-            name: tensor if isinstance(tensor, Stepped) else round_plainly(tensor[0].reshape(tensor[1]))
+            name: canonical(
+                tensor if isinstance(tensor, Stepped) else round_plainly(tensor[0].reshape(tensor[1]))
+            )
             for name, tensor in tensors.items()
         }
 

@@ -31,10 +31,10 @@ SPREAD = 127  # most that exponents of rows or columns differ by
 MOST_NUMBER = 32767
 _FEWEST = 32  # rows with fewer numbers have no classes of their own: these would cost more than they save
 _RELATIVE = 32  # largest class of a row or column
-# (k + 1/2) / 4 binary logarithms, where the classes -32 to 32 meet
+# (k + 1/2) / 4 binary logarithms, where the classes -32 to 40 meet
 _MEETINGS = np.ldexp(
-    np.tile([1.0905077326652577, 1.2968395546510096, 1.5422108254079407, 1.8340080864093424], 16),
-    np.repeat(np.arange(-8, 8), 4),
+    np.tile([1.0905077326652577, 1.2968395546510096, 1.5422108254079407, 1.8340080864093424], 18),
+    np.repeat(np.arange(-8, 10), 4),
 )
 _STRIP = 1 << 22  # numbers coded at a time, which bounds the memory
 
@@ -78,6 +78,34 @@ class Stepped:
         values *= step(self.exponent + self.rows)[:, None]
         values *= step(self.columns)
         return values.ravel()
+
+
+def canonical(field):
+    """Return the one form of a `Stepped` tensor: steps of rows and columns of zeros, which change no value,
+    are the upper median of the others', and a tensor of zeros has the exponent 0 and no others.
+
+    Where a column of zeros alone had the exponent 0, those of all columns change, and values by their
+    rounding.
+    """
+    occurs = field.numbers != 0
+    if not occurs.any():
+        rows, columns = np.zeros_like(field.rows), np.zeros_like(field.columns)
+        return dataclasses.replace(field, exponent=0, rows=rows, columns=columns)
+    exponent, parts = field.exponent, []
+    for exponents, live in ((field.rows, occurs.any(1)), (field.columns, occurs.any(0))):
+        middle = np.sort(exponents[live])[np.count_nonzero(live) // 2]
+        part = np.where(live, exponents, middle)
+        exponent += int(part.min())
+        parts.append(part - part.min())
+    return dataclasses.replace(field, exponent=exponent, rows=parts[0], columns=parts[1])
+
+
+def is_canonical(field):
+    """Tell whether a `Stepped` tensor is in the form of `canonical`."""
+    form = canonical(field)
+    return form.exponent == field.exponent and all(
+        np.array_equal(getattr(form, side), getattr(field, side)) for side in ("rows", "columns")
+    )
 
 
 class MatrixCoder:
@@ -148,7 +176,10 @@ class MatrixCoder:
             strip = np.empty_like(ordered)
             strip[order] = ordered
             numbers[rows] = strip.reshape(-1, size[1])
-        return Stepped(tuple(shape), numbers, exponent, *exponents)
+        field = Stepped(tuple(shape), numbers, exponent, *exponents)
+        if not is_canonical(field):
+            raise InputError("steps of zeros are not the median of the others; expected the canonical form")
+        return field
 
 
 def _classes(numbers):
@@ -159,7 +190,9 @@ def _classes(numbers):
     total = int(sums[0].sum())
     own = _class_of(np.array([total / (size[0] * size[1])]))[0]
     parts = [
-        _class_of(found * float(length) / total) if total else np.zeros(length, np.int64)
+        np.minimum(_class_of(found * float(length) / total), _RELATIVE)
+        if total
+        else np.zeros(length, np.int64)
         for found, length in zip(sums, size, strict=True)
     ]
     own = int(np.clip(own, CLASSES[0], CLASSES[-1]))

@@ -13,7 +13,7 @@ import torch
 from tokenbounds.codecs.best_size import Predictor, least, scored_length
 from tokenbounds.codecs.bits import Writer
 from tokenbounds.codecs.sequential.codec import SequentialCodec
-from tokenbounds.codecs.sequential.matrix import Stepped, sides
+from tokenbounds.codecs.sequential.matrix import Stepped, canonical, sides
 from tokenbounds.codecs.sequential.moments import measure
 from tokenbounds.codecs.sequential.rounding import feedback, stepped
 from tokenbounds.devices import choose_device
@@ -166,8 +166,8 @@ class Rounder:
         matrix = tensor.reshape(sides(tensor.shape))
         matrix = matrix.T if transposed else matrix
         dead = columns is None
-        columns = torch.ones(matrix.shape[1]) if dead else columns
-        found = stepped(matrix, upper, rows * (1.0 if dead else unit), columns, f"tensor {name!r}")
+        columns = torch.ones(matrix.shape[1], device=matrix.device) if dead else columns
+        found = canonical(stepped(matrix, upper, rows * (1.0 if dead else unit), columns, f"tensor {name!r}"))
         if transposed:
             return Stepped(
                 tuple(tensor.shape), found.numbers.T.copy(), found.exponent, found.columns, found.rows
@@ -253,7 +253,12 @@ def _best(model, rounder, predictor):
     best: dict = {}
 
     def evaluate(unit):
-        fields = rounder.fields(2.0**unit)
+        try:
+            fields = rounder.fields(2.0**unit)
+        except InputError:
+            if not best:
+                raise
+            return math.inf  # steps coarser than a message can hold
         bits = rounder.bits(fields)
         _fill(model, fields)
         bound, loss = predictor.bound(model, bits)

@@ -18,6 +18,7 @@ from tokenbounds.codecs.sequential.matrix import (
     MOST_NUMBER,
     SPREAD,
     MatrixCoder,
+    canonical,
     sides,
     step,
 )
@@ -137,6 +138,7 @@ def decoded(words, shapes, most=MOST_NUMBER):
 @given(st.lists(tensors([1, 2, 31, 32, 40]), min_size=1, max_size=3))
 def test_matrices_come_back(fields):
     """With and without classes of rows and columns, which those of at least 32 numbers have."""
+    fields = [canonical(field) for field in fields]
     words = coded(fields)
     back = decoded(words, [field.shape for field in fields])
     assert all(same_field(*pair) for pair in zip(fields, back, strict=True))
@@ -169,13 +171,36 @@ def test_exponents_that_no_encoder_writes(rows, stated):
         decoded(coded([field]), [(3, 4)])
 
 
+@pytest.mark.parametrize(
+    ("numbers", "exponent", "rows", "columns", "expected"),
+    [
+        ([[0, 0], [0, 0]], 7, [3, 0], [0, 9], (0, [0, 0], [0, 0])),
+        ([[1, 2], [0, 0], [3, 4]], -5, [4, 90, 0], [0, 1], (-5, [4, 4, 0], [0, 1])),  # a row of zeros
+        ([[1, 2], [0, 0], [3, 4]], -5, [4, 0, 7], [0, 1], (-1, [0, 3, 3], [0, 1])),  # that had the least
+        ([[1, 0, 2]], 3, [0], [8, 0, 12], (11, [0], [0, 4, 4])),  # a column that had it
+    ],
+)
+def test_the_one_form_of_steps(numbers, exponent, rows, columns, expected):
+    """Steps of zeros follow from the others, whatever they were; values stay."""
+    field = stepped_tensor(np.array(numbers), exponent=exponent, rows=rows, columns=columns)
+    form = canonical(field)
+    assert (form.exponent, form.rows.tolist(), form.columns.tolist()) == expected
+    assert form.values().tobytes() == field.values().tobytes()
+    assert canonical(form).rows.tolist() == form.rows.tolist()
+    back = decoded(coded([form]), [field.shape])[0]
+    assert same_field(back, form)
+    if (exponent, list(rows), list(columns)) != expected:
+        with pytest.raises(InputError, match="steps of zeros are not the median of the others"):
+            decoded(coded([field]), [field.shape])
+
+
 def test_class_of_a_size():
-    ratios = [2.0 ** (k / 4) for k in range(-31, 32)]
-    assert matrix._class_of(np.array(ratios)).tolist() == list(range(-31, 32))
-    for k in range(-31, 32):
+    ratios = [2.0 ** (k / 4) for k in range(-31, 40)]
+    assert matrix._class_of(np.array(ratios)).tolist() == list(range(-31, 40))
+    for k in range(-31, 40):
         meeting = 2 ** ((k + 0.5) / 4)
         assert matrix._class_of(np.array([0.999 * meeting, 1.001 * meeting])).tolist() == [k, k + 1]
-    assert matrix._class_of(np.array([0.0, 1e-9, 1e9])).tolist() == [-32, -32, 32]
+    assert matrix._class_of(np.array([0.0, 1e-9, 1e9])).tolist() == [-32, -32, 40]
 
 
 # ---------------------------------------------------------------- lengths
