@@ -107,7 +107,7 @@ def predicted(model, predictor, tensors, options):
 def best_levels(folder, codec, *, name, seed, tokens, device, contexts):
     """Prepare codec ``levels`` with as many levels as are best (see `tokenbounds.codecs.encode.code_model`).
 
-    Tried are 4, 8, ... 128 levels, and numbers between those around the best of them.
+    Tried are 4, 8, ... 128 levels, and then numbers around the best of them.
     """
     model, config = load_model(folder)
     tensors = tensors_of(model)

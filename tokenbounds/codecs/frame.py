@@ -37,8 +37,8 @@ codec                   content
 ======================  ================================================================================
 
 A message is canonical: `decode` writes the fields that it has read, header and body, again, and refuses the
-message unless the bytes are the same. So no two messages say the same, and draws that are derived from a
-message cannot be chosen by changing bytes that mean nothing.
+message unless the bytes are the same. So draws that are derived from a message cannot be chosen by
+changing bytes that mean nothing; docs/message-format.md lists the equivalent messages that are left.
 """
 
 import dataclasses

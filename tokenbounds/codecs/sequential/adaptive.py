@@ -7,8 +7,8 @@ numbers of integers only, because building one takes longer than coding with it:
     coded so far    0    16    32  ...  64    80    100  ...  n    n + n/4
     model          prior | with 16 counts |                   | with n counts
 
-Encoder and decoder compute every model from whole numbers and quotients of two of them, which float64 rounds
-in one way only.
+Encoder and decoder compute every model by whole sums and elementwise float64 operations, which IEEE 754
+rounds in one way only.
 """
 
 import functools
