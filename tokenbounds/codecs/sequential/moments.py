@@ -101,7 +101,7 @@ class _Sums:
     """Sums over tokens, collected by hooks on the layers of a model."""
 
     def __init__(self, model):
-        self.model, self.gradients, self.ids = model, False, None
+        self.model, self.gradients, self.ids = model, False, torch.zeros(0)
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         head_weight = getattr(model, "head_weight", None)  # a model in a subspace has none
         self.head = self.names.get(id(head_weight())) if head_weight else None
