@@ -10,6 +10,8 @@ Single bits fill a byte from its most significant end, and `align` fills the res
     bits(5, 3), bits(1, 2), align()   is   101|01|000
 """
 
+import numpy as np
+
 from tokenbounds.errors import InputError
 
 
@@ -81,6 +83,16 @@ class Reader:
     def rest(self):
         """Read all remaining bytes."""
         return self.take(self.end - self.position)
+
+    def rest_words(self, what):
+        """Read all remaining bytes as the 32-bit words of a range coder, uint32; `what` names them in
+        errors."""
+        payload = self.rest()
+        if len(payload) % 4:
+            raise self.error(
+                f"corrupt message (the coded {what} have {len(payload)} bytes; expected a multiple of 4)"
+            )
+        return np.frombuffer(payload, "<u4").astype(np.uint32)
 
     def varint(self):
         """Read a varint of less than 2^63."""

@@ -2,6 +2,7 @@
 with them."""
 
 import logging
+import math
 
 import torch
 
@@ -29,10 +30,8 @@ def on_lattice(folder, codec, *, name, seed, tokens, device, contexts):
     device = choose_device(device)
     length = scored_length(contexts, context_length_of(config))
     model.to(device)
-    original = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
 
     def at(bits):
-        fill_model(model, {key: original[key] for key, _ in model.layout()}, folder)
         tensors, report = lattice_tensors(
             model,
             tokens,
@@ -48,13 +47,18 @@ def on_lattice(folder, codec, *, name, seed, tokens, device, contexts):
 
     if codec["bits"] != "best":
         return at(codec["bits"])
-    predictor, found = Predictor(tokens, generator(seed, "size", name), length, device), {}
+    predictor = Predictor(tokens, generator(seed, "size", name), length, device)
+    original = {key: value.copy() for key, value in tensors_of(model).items()}
+    best: tuple = (math.inf, None)
     for bits in STAGES:
         options, tensors, report = at(bits)
         bound, loss, _ = predicted(model, predictor, tensors, options)
         size = {"bits": bits, "predicted_bound": bound, "calibration_loss_bits": loss}
-        found[bound] = (options, tensors, report | {"size": size})
-    return found[min(found)]
+        # the tensors that are not on the lattice are the model's own memory: put them back
+        fill_model(model, original, folder)
+        if bound < best[0]:
+            best = bound, (options, tensors, report | {"size": size})
+    return best[1]
 
 
 def hessians(model, batches, forward=None, count_of_batches=None):

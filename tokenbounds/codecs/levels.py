@@ -102,12 +102,7 @@ class LevelsCodec(Codec):
         reader.section("codebooks")
         books = [self._read_codebook(reader, size) for size in run_sizes]
         reader.section("symbols")
-        payload = reader.rest()
-        if len(payload) % 4:
-            raise reader.error(
-                f"corrupt message (the coded symbols have {len(payload)} bytes; expected a multiple of 4)"
-            )
-        decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+        decoder = constriction.stream.queue.RangeDecoder(reader.rest_words("symbols"))
         runs = [
             Coded(self._read_symbols(reader, decoder, counts, size), codebook)
             for (codebook, counts), size in zip(books, run_sizes, strict=True)

@@ -20,7 +20,6 @@ of rows
 """
 
 import constriction
-import numpy as np
 
 from tokenbounds.codecs.base import Codec
 from tokenbounds.codecs.sequential.adaptive import get_even, put_even
@@ -62,12 +61,7 @@ class SequentialCodec(Codec):
     def read(self, reader, layout, options):
         """Read the tensors of a layout."""
         reader.section("numbers")
-        payload = reader.rest()
-        if len(payload) % 4:
-            raise reader.error(
-                f"corrupt message (the coded numbers have {len(payload)} bytes; expected a multiple of 4)"
-            )
-        decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+        decoder = constriction.stream.queue.RangeDecoder(reader.rest_words("numbers"))
         try:
             coder = MatrixCoder(get_even(decoder, 1, MOST_NUMBER))
             return [coder.decode(decoder, shape) for _, shape in layout]

@@ -134,8 +134,9 @@ class MatrixCoder:
         put_even(encoder, own, CLASSES[0], CLASSES[-1])
         for exponents, classes in zip((tensor.rows, tensor.columns), parts, strict=True):
             middle = int(np.sort(exponents)[len(exponents) // 2])
-            put_even(encoder, exponents.any(), 0, 1)
-            if exponents.any():
+            differ = exponents.any()
+            put_even(encoder, differ, 0, 1)
+            if differ:
                 put_even(encoder, middle, 0, SPREAD)
                 self._sides["steps"].encode(encoder, exponents - middle)
             if classes is not None:  # a large step makes small numbers

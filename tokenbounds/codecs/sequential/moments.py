@@ -1,5 +1,5 @@
-"""What matters in a model: second moments of the inputs of its linear layers, and of the gradients behind
-them, on training tokens.
+"""Importance of the tensors of a model: second moments of the inputs of its linear layers, and of the
+gradients behind them, on training tokens.
 
 With targets drawn from the model's own predictions, the mean square of a gradient is the curvature of the
 loss (its Fisher information), and gradients of different tokens are uncorrelated: the square of a batch's
@@ -31,7 +31,7 @@ _TINY = 1e-30
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """What matters in a tensor.
+    """Importance of a tensor's rows and columns for the loss.
 
     Attributes
     ----------

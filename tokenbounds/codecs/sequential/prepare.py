@@ -20,7 +20,7 @@ from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.io.progress import Steps
 from tokenbounds.models.folders import load_model
-from tokenbounds.models.registry import context_length_of
+from tokenbounds.models.registry import context_length_of, fill_model
 from tokenbounds.randomness import generator, stream_seed
 from tokenbounds.training.batches import sample
 
@@ -260,7 +260,8 @@ def _best(model, rounder, predictor):
                 raise
             return math.inf  # steps coarser than a message can hold
         bits = rounder.bits(fields)
-        _fill(model, fields)
+        values = {name: field.values().reshape(field.shape) for name, field in fields.items()}
+        fill_model(model, values, "the quantized model")
         bound, loss = predictor.bound(model, bits)
         size = bits / rounder.parameters
         log.info("%.3f bits per parameter: loss %.4f, predicted bound %.4f", size, loss, bound)
@@ -277,13 +278,6 @@ def _best(model, rounder, predictor):
         "calibration_loss_bits": best["loss"],
     }
     return best["fields"], report
-
-
-def _fill(model, fields):
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in fields:
-                parameter.copy_(torch.from_numpy(fields[name].values()).reshape(parameter.shape))
 
 
 def _even(steps):

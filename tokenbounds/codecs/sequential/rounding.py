@@ -147,9 +147,8 @@ def round_plainly(tensor):
     """Round a tensor (ndarray of float32) of which only its values are known: to a 64th of their root mean
     square, or coarser where a value would have too many steps."""
     values = torch.from_numpy(np.ascontiguousarray(tensor, np.float32)).reshape(sides(tensor.shape))
-    size = max(
-        math.sqrt(float((values.double() ** 2).mean())) / _PLAIN_STEPS, float(values.abs().max()) / 4096
-    )
+    deviation, largest = math.sqrt(float((values.double() ** 2).mean())), float(values.abs().max())
+    size = max(deviation / _PLAIN_STEPS, largest / _MOST_STEPS)
     ones = torch.ones(1)
     spread = torch.full((1,), max(size, 2.0 ** (LEAST_EXPONENT // 8)))
     found = stepped(values, None, spread.expand(values.shape[0]), ones.expand(values.shape[1]))

@@ -161,7 +161,7 @@ class Sequential(CodecSection):
 
     @property
     def needs_tokens(self):
-        """What matters is measured on training tokens."""
+        """The importance of tensors is measured on training tokens."""
         return True
 
     @property

@@ -1,4 +1,4 @@
-"""What matters in a model: second moments against hooks of our own, gradients against the exact Fisher
+"""Importance of tensors: second moments against hooks of our own, gradients against the exact Fisher
 information, for every family and structure."""
 
 import copy
