@@ -21,6 +21,7 @@ container: "docker://python:3.11-slim"
 
 include: "rules/common.smk"
 include: "rules/inputs.smk"
+include: "rules/published.smk"
 include: "rules/params.smk"
 include: "rules/corpus.smk"
 include: "rules/tokens.smk"

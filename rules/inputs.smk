@@ -38,6 +38,8 @@ def tokenizer_files(wildcards):
     tokenizer = CONFIG.corpora[wildcards.corpus].tokenizer
     if tokenizer.hub:
         return [f"resources/tokenizers/{wildcards.corpus}/download.json"]
+    if tokenizer.model:
+        return files_of_model(tokenizer.model)
     if tokenizer.corpus:
         return [f"{CONFIG.results}/tokens/{tokenizer.corpus}/tokenizer"]
     if tokenizer.gpt2:
@@ -60,19 +62,6 @@ def start_weights(wildcards):
     return f"results/{wildcards.run}/models/{start}/model.safetensors" if start else []
 
 
-def published_files(wildcards):
-    """The manifest of a published model's download, or the files of its folder, config.json first."""
-    model = CONFIG.models[wildcards.model]
-    if model.hub:
-        return [f"resources/models/{wildcards.model}/download.json"]
-    weights = [
-        path
-        for pattern in ("*.safetensors", "*.safetensors.index.json")
-        for path in matching_files(f"{model.folder}/{pattern}")
-    ]
-    return [f"{model.folder}/config.json", *weights]
-
-
 def calibration_tokens(wildcards):
     """The training tokens, for a codec that runs the model on them."""
     return training_tokens(wildcards) if calibrates(wildcards) else []
@@ -81,18 +70,6 @@ def calibration_tokens(wildcards):
 def base_message(wildcards):
     """The message of the model that a smoothing head is trained for."""
     return f"results/{wildcards.run}/messages/{wildcards.model}.{CONFIG.codecs[wildcards.codec].base}.bin"
-
-
-def zipped_files(wildcards):
-    """The published files that are the hypothesis itself, where the message only names them."""
-    return published_files(wildcards) if CONFIG.codecs[wildcards.codec].made_by == "compress" else []
-
-
-def sanity_check_file(wildcards):
-    """The loss of a published model on a few documents."""
-    if CONFIG.models[wildcards.model].published:
-        return f"results/{wildcards.run}/sanity_checks/{wildcards.model}.{wildcards.codec}.json"
-    return []
 
 
 def of_evaluated(path):

@@ -33,7 +33,7 @@ rule message:
 rule compress:
     input:
         files=published_files,
-        index=training_tokens,
+        tokenizer=model_tokenizer,
     output:
         message="results/{run}/messages/{model}.{codec}.bin",
         sidecar="results/{run}/messages/{model}.{codec}.json",
@@ -58,6 +58,7 @@ rule compress:
 rule alpha_head:
     input:
         base=base_message,
+        sanity_check=base_sanity_check,
         index=training_tokens,
     output:
         message="results/{run}/messages/{model}.{codec}.bin",
@@ -74,7 +75,7 @@ rule alpha_head:
         runtime=scaled(4 * 60),
         gpu=1,
     params:
-        code=code("smoothing.from_message", "codecs.sidecar", hypotheses=own),
+        code=code("smoothing.from_message", "scoring.acceptance", "codecs.sidecar", hypotheses=own),
         options=from_codec(),
         objective=HEAD_OBJECTIVE,
     script:

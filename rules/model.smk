@@ -79,6 +79,7 @@ rule download_model:
         repository=from_model("hub"),
         revision=from_model("revision"),
         repository_type="model",
+        patterns=gguf_file,
         weights=True,
     script:
         "../workflow_scripts/download.py"
@@ -87,7 +88,7 @@ rule download_model:
 rule pretrained:
     input:
         files=published_files,
-        index=training_tokens,
+        tokenizer=model_tokenizer,
     output:
         weights="results/{run}/models/{model}/model.safetensors",
         config="results/{run}/models/{model}/config.json",

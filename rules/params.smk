@@ -1,5 +1,6 @@
 """Params and resources of each stage that depend on the configuration."""
 
+from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 
 from tokenbounds.plugins import modules
@@ -26,6 +27,12 @@ def training_threads(wildcards):
 def training_memory(wildcards, attempt):
     """Memory of all processes of a training in MB, twice as much from the second attempt on."""
     return 8000 * CONFIG.models[wildcards.model].training.processes * min(attempt, 2)
+
+
+def gguf_file(wildcards):
+    """The one file to download of a model in a GGUF file, as a list; None for other models."""
+    file = getattr(CONFIG.models[wildcards.model], "file", None)
+    return [escape(file)] if file else None
 
 
 def model_contexts(wildcards):

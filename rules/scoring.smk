@@ -7,6 +7,7 @@ rule sanity_check:
         message="results/{run}/messages/{model}.{codec}.bin",
         files=zipped_files,
         index=training_tokens,
+        undamaged=undamaged_weights,
     output:
         sanity_check="results/{run}/sanity_checks/{model}.{codec}.json",
     log:
@@ -23,6 +24,7 @@ rule sanity_check:
     params:
         code=code("scoring.sanity_check", hypotheses=own),
         published_loss=published_loss,
+        limits=from_model(include={"sanity_limit", "sanity_damage"}),
         seed=CONFIG.seed,
     script:
         "../workflow_scripts/sanity_check.py"

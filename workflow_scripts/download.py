@@ -14,7 +14,7 @@ def main(manifest, repository, revision, repository_type, patterns=None, weights
     """Download into the manifest's folder; the manifest lists the commit and each file's size and sha256."""
     folder = Path(manifest).parent / "files"
     commit = resolve(repository, revision, repo_type=repository_type, folder=folder)
-    if weights:
+    if weights and patterns is None:
         files = download_model(repository, commit, folder=folder)
     else:
         files = download(repository, commit, repo_type=repository_type, folder=folder, patterns=patterns)

@@ -12,11 +12,12 @@ from tokenbounds.scoring.sanity_check import loss_on_documents
 
 
 @script
-def main(message, index, sanity_check, model, codec, seed, published_loss, *, scoring):
+def main(message, index, sanity_check, model, codec, seed, published_loss, limits, undamaged, *, scoring):
     """Write the loss, and the published one if known; rule `score` refuses a bad model unless the
     configuration accepts it."""
     torch.set_num_threads(scoring.threads)
-    options = {"name": f"{model}.{codec}", "device": scoring.device}
+    options = {"name": f"{model}.{codec}", "device": scoring.device, **limits}
+    options |= {"undamaged": Path(undamaged).parent} if undamaged else {}
     facts = loss_on_documents(message, Path(index).parent, seed=seed, **options)
     facts["published_bits_per_token"] = published_loss
     known = "" if published_loss is None else f", {published_loss:.2f} published for the model as released"

@@ -131,7 +131,7 @@ def test_a_tokenizer_that_numbers_its_tokens_otherwise(shared, tmp_path):
         InputError,
         match=(
             r"^stories260k: [\d.]+ bits per token on 20 documents; "
-            r"expected at most 4\.50, half of the random guess"
+            r"expected at most 3\.00, a third of the random guess"
         ),
     ):
         check_passed(tmp_path / "wrong.json", False, "stories260k")

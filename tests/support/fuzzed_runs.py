@@ -4,6 +4,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def write_published_run(folder, family):
     write_corpus(run / "tokens/text", random_documents(np.random.default_rng(5), 30), VOCAB)
     index = CorpusIndex(run / "tokens/text/train")
     options = {"family": family, "start_token": "first", "context_length": 16}
-    tokens = {"vocab_size": VOCAB, "eot_id": 0}
+    tokens = SimpleNamespace(vocab_size=VOCAB, eot_id=0, bos_id=None)
     contexts = contexts_of({"token": SCHEME})
     frame, _ = zip_message(
         published, {"tool": ["gzip"], "split_planes": False}, options, tokens, contexts, progress=False

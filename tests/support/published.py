@@ -1,11 +1,13 @@
 """Messages of published checkpoints, made without Snakemake."""
 
+from types import SimpleNamespace
+
 from support.messages import contexts_of
 from tokenbounds.codecs.archive import zip_message
 from tokenbounds.codecs.decode import write_message
 from tokenbounds.io.files import write_json
 
-TOKENS = {"vocab_size": 30, "eot_id": 0}
+TOKENS = SimpleNamespace(vocab_size=30, eot_id=0, bos_id=None)
 OPTIONS = {"family": "quip", "start_token": "always"}
 ENTRY = {"mode": "token", "context_length": 16}
 CONTEXTS = contexts_of(tuple(ENTRY.values()))

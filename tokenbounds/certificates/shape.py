@@ -80,6 +80,8 @@ class _SanityCheck(_Part):
     sha256: Sha256
     bits_per_token: JsonValue
     random_guess: JsonValue
+    limit: JsonValue
+    limit_is: JsonValue
     documents: JsonValue
     bad: JsonValue
 

@@ -25,7 +25,9 @@ from tokenbounds.codecs.frame import encode
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import file_size, sha256_file
 from tokenbounds.models.folders import CONFIG_FILE
+from tokenbounds.models.gguf import read_gguf
 from tokenbounds.models.pretrained import read_folder, weight_files
+from tokenbounds.models.published import read_published, start_facts
 from tokenbounds.models.quip.checkpoint import QuipCheckpoint
 from tokenbounds.models.quip.llama import QuipLlama
 
@@ -66,16 +68,18 @@ class ZipCodec(Codec):
         return published_model(message, folder, name, device)
 
 
-def open_checkpoint(folder, options, tokens):
-    """Describe the checkpoint in a folder as a hypothesis.
+def open_checkpoint(source, options, tokenizer):
+    """Describe a published checkpoint as a hypothesis.
 
     Parameters
     ----------
-    folder : path
+    source : path
+        Its folder, or its GGUF file.
     options : dict
-        The model's section of the configuration: ``family``, ``start_token``, ``context_length`` (optional).
-    tokens : dict
-        ``vocab_size`` and ``eot_id`` of the tokens to predict.
+        The model's section of the configuration: ``family``, and of ``start_token``, ``start_id``,
+        ``context_length`` what is given.
+    tokenizer : tokenbounds.corpus.text_tokenizers.TextTokenizer
+        Of the tokens to predict.
 
     Returns
     -------
@@ -87,31 +91,31 @@ def open_checkpoint(folder, options, tokens):
     Raises
     ------
     InputError
-        See `QuipCheckpoint` and `read_folder`; fewer rows in the embedding than tokens in the vocabulary.
+        See `QuipCheckpoint` and `read_published`; fewer rows in the embedding than tokens in the vocabulary.
     """
-    config = {key: tokens[key] for key in ("vocab_size", "eot_id")} | {
-        key: options[key] for key in ("family", "start_token")
-    }
+    config = {"family": options["family"], "vocab_size": tokenizer.vocab_size, "eot_id": tokenizer.eot_id}
+    config |= start_facts(options, tokenizer)
     if options["family"] == "quip":
-        checkpoint = QuipCheckpoint(folder)
+        checkpoint = QuipCheckpoint(source)
         longest = checkpoint.config.max_position_embeddings
-        _check_vocabulary(folder, checkpoint.config.vocab_size, tokens["vocab_size"])
+        _check_vocabulary(source, checkpoint.config.vocab_size, tokenizer.vocab_size)
     else:
-        _, loaded = read_folder(
-            folder, **tokens, start_token=options["start_token"], context_length=options.get("context_length")
-        )
-        longest = loaded["context_length"]
+        longest = read_published(source, options, tokenizer)[1]["context_length"]
     length = config["context_length"] = options.get("context_length") or longest
     if length > longest:
-        raise InputError(f"{folder}: context_length {length} is longer than the model's {longest} positions")
-    canonical(PublishedConfig, config, folder)
-    return config, _files_of(folder, options["family"])
+        raise InputError(f"{source}: context_length {length} is longer than the model's {longest} positions")
+    canonical(PublishedConfig, config, source)
+    return config, _files_of(source, options["family"])
 
 
-def _files_of(folder, family):
-    """List the files that a checkpoint in a folder consists of: configuration, index if any, weights."""
+def _files_of(source, family):
+    """List the files that a checkpoint consists of: configuration, index if any, weights; or one GGUF
+    file."""
     if family == "quip":
-        return QuipCheckpoint(folder).files
+        return QuipCheckpoint(source).files
+    if family == "gguf":
+        return [Path(source)]
+    folder = source
     listing, weights = weight_files(folder)
     return [Path(folder) / CONFIG_FILE, *([listing] if listing not in weights else []), *weights]
 
@@ -122,12 +126,12 @@ def _check_vocabulary(folder, rows, vocab_size):
         raise InputError(f"{folder}: the model knows {rows} tokens; expected {expected}")
 
 
-def zip_message(folder, codec, options, tokens, contexts, progress=True):
+def zip_message(source, codec, options, tokenizer, contexts, progress=True):
     """Compress the files of a checkpoint and write the frame of its message.
 
     Parameters
     ----------
-    folder, options, tokens
+    source, options, tokenizer
         See `open_checkpoint`.
     codec : dict
         ``tool`` (a list: the best is taken), ``level`` and ``split_planes`` of the compressors.
@@ -142,7 +146,7 @@ def zip_message(folder, codec, options, tokens, contexts, progress=True):
     record : dict
         The return value of `tokenbounds.codecs.compressors.size_record`.
     """
-    config, files = open_checkpoint(folder, options, tokens)
+    config, files = open_checkpoint(source, options, tokenizer)
     compressors = [Compressor(tool, codec.get("level"), codec["split_planes"]) for tool in codec["tool"]]
     record = size_record(files, compressors, progress=progress)
     described = {
@@ -192,7 +196,9 @@ def linked_folder(message, folder, name="message"):
         try:
             for entry in entries:
                 (Path(temporary) / entry["name"]).symlink_to(_sized(folder, entry, name).resolve())
-            paths = _files_of(temporary, message.config["hypothesis"]["family"])
+            family = message.config["hypothesis"]["family"]
+            alone = Path(temporary, entries[0]["name"]) if family == "gguf" else None
+            paths = _files_of(alone or temporary, family)
             named, needed = [entry["name"] for entry in entries], [path.name for path in paths]
             if named != needed:
                 stated = ", ".join(named)
@@ -232,8 +238,10 @@ def published_model(message, folder, name="message", device="cpu"):
         if config["family"] == "quip":
             checkpoint = QuipCheckpoint(linked, resident=_fits(message, device))
             return QuipLlama(checkpoint, config["vocab_size"]).eval()
-        options = {key: config[key] for key in ("vocab_size", "eot_id", "start_token", "context_length")}
-        return read_folder(linked, **options)[0]
+        facts = {key: value for key, value in config.items() if key != "family"}
+        return (
+            read_gguf(paths[0], **facts)[0] if config["family"] == "gguf" else read_folder(linked, **facts)[0]
+        )
 
 
 def _fits(message, device):

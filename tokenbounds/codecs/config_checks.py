@@ -42,7 +42,7 @@ _HASH = re.compile("[0-9a-f]{64}")
 class PublishedConfig(HypothesisConfig):
     """Hypothesis configuration of a checkpoint that is its own message: facts that its files do not state."""
 
-    family: Literal["pretrained", "quip"]
+    family: Literal["pretrained", "gguf", "quip"]
     context_length: PositiveInt
 
 
@@ -70,7 +70,7 @@ def check_config(config, kind, name="message"):
     if files:
         canonical(PublishedConfig, config["hypothesis"], f"{name}: hypothesis")
         check_whole(config["compressed_bytes"], f"{name}: compressed_bytes")
-        _check_files(config["files"], name)
+        _check_files(config["files"], config["hypothesis"]["family"], name)
     else:
         _check_facts(config["hypothesis"], f"{name}: hypothesis")
 
@@ -172,9 +172,9 @@ def _check_facts(hypothesis, place):
     canonical(HypothesisConfig, facts, place)
 
 
-def _check_files(files, name):
+def _check_files(files, family, name):
     """Check the list of files: names without a folder, the configuration first, then one file of weights or
-    an index and several."""
+    an index and several; or one GGUF file."""
     if not isinstance(files, list) or not files:
         raise InputError(f"{name}: files is {_short(files)}; expected a list of files")
     for number, entry in enumerate(files):
@@ -186,6 +186,10 @@ def _check_files(files, name):
         if not isinstance(entry["sha256"], str) or not _HASH.fullmatch(entry["sha256"]):
             raise InputError(f"{place}.sha256 is {_short(entry['sha256'])}; expected 64 hexadecimal digits")
     names = [entry["name"] for entry in files]
+    if family == "gguf":
+        if len(names) != 1 or not names[0].endswith(".gguf"):
+            raise InputError(f"{name}: files are {', '.join(names):.200}; expected one GGUF file")
+        return
     weights = names[2:] if names[1:2] == [INDEX_FILE] else names[1:]
     plain = all(weight.endswith(".safetensors") for weight in weights) and len({*names}) == len(names)
     alone = weights == [WEIGHTS_FILE] if INDEX_FILE not in names else WEIGHTS_FILE not in weights

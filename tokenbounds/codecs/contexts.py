@@ -4,7 +4,7 @@ from tokenbounds.codecs.config_checks import check_entry
 from tokenbounds.corpus.contexts import ContextRule
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import canonical_json
-from tokenbounds.models.registry import context_length_of
+from tokenbounds.models.registry import context_length_of, start_id_of
 
 
 def context_rule(message, entry, name="message"):
@@ -41,4 +41,4 @@ def context_rule(message, entry, name="message"):
     length, window = min(entry["context_length"], longest), entry.get("window")
     if window is not None and window > length:
         raise InputError(f"{name}: window {window} is longer than the model's context of {length} tokens")
-    return ContextRule(length, hypothesis["start_token"], hypothesis["eot_id"])
+    return ContextRule(length, hypothesis["start_token"], start_id_of(hypothesis))

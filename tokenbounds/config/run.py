@@ -43,8 +43,8 @@ class Config(Section):
     scoring: Scoring = Field(Scoring(), description="Scoring of drawn tokens.")
     accept_bad_models: bool = Field(
         False,
-        description="Use of published models whose loss on 20 documents is above half of the random guess; "
-        "tables flag them.",
+        description="Use of published models whose loss on 20 documents is above their `sanity_limit`, or "
+        "further than their `sanity_damage` above that of the undamaged model; tables flag them.",
     )
     bounds: Bounds = Field(Bounds(), description="Metrics, grids and candidates of the bounds.")
     tables: dict[Name, Table] = Field({}, description="Tables by name.")

@@ -34,7 +34,7 @@ from tokenbounds.io.files import canonical_json, read_json, read_whole
 
 INFO, TRAINED_ON = "info.json", "trained_on.bin"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
-_KINDS = ("train", "corpus", "file", "hub", "gpt2", "sentencepiece", "vocabulary")
+_KINDS = ("train", "corpus", "model", "file", "hub", "gpt2", "sentencepiece", "vocabulary")
 _OF_SNAKEMAKE = ".snakemake_timestamp"  # put by Snakemake into each folder that a rule makes
 _DIGEST_BYTES = 16
 _MOST_BYTES = 1 << 28  # of one file: the digests of 16 million documents

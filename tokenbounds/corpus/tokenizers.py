@@ -1,25 +1,18 @@
-"""Tokenizers: text to token ids and back, from a given file or trained on documents of the corpus.
-
-A tokenizer here adds nothing of its own: no token before or after a text, no truncation, and text that spells
-a special token is text (Python sources do contain ``<|endoftext|>``). The end-of-text token (EOT) is appended
-to each document by `tokenbounds.corpus.shards.tokenize_shard`, and is nowhere else.
+"""Preparation of tokenizers: from a given file, or trained on documents of the corpus.
 
 A prepared tokenizer is a folder (`tokenbounds.corpus.tokenizer_folder`)."""
 
-import json
 import re
 import shutil
 from pathlib import Path
 
-import numpy as np
-import sentencepiece
 import tokenizers
 
 from tokenbounds.config.schema import Corpus
 from tokenbounds.corpus.documents import TOKENIZER, read_manifest
 from tokenbounds.corpus.readers import read_range
-from tokenbounds.corpus.store import token_dtype
 from tokenbounds.corpus.synthetic.vocabularies import is_of_the_program
+from tokenbounds.corpus.text_tokenizers import TextTokenizer, open_tokenizer
 from tokenbounds.corpus.tokenizer_folder import (
     FREE,
     INFO,
@@ -31,200 +24,12 @@ from tokenbounds.corpus.tokenizer_folder import (
 )
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import atomic_folder, check_sha256, sha256_file, write_json
+from tokenbounds.io.gguf import read_facts, read_tokenizer
 from tokenbounds.io.provenance import provenance
 
+DEFAULT_EOT = "<|endoftext|>"
 # Ids of a text by the published GPT-2 tokenizer, which a wrong or half-read vocabulary would not give.
 _GPT2_TEXT, _GPT2_IDS = "Hello, my dog is cute", [15496, 11, 616, 3290, 318, 13779]
-_PIECE_CHARACTERS = 1 << 20
-_LINE_END = re.compile(r"(?<=\S\n)(?=\S)")
-
-
-class TextTokenizer:
-    """Text to token ids and back.
-
-    Attributes
-    ----------
-    vocab_size : int
-        V: all ids are below it.
-    eot : str
-    eot_id : int
-        End-of-text token and its id, with which no text is encoded.
-    """
-
-    def __init__(self, eot, eot_id, vocab_size):
-        self.eot, self.eot_id, self.vocab_size = eot, eot_id, vocab_size
-        token_dtype(vocab_size)
-
-    def encode_batch(self, texts, places=None):
-        """Encode each text, without EOT; ids given in place of a text are only checked.
-
-        Parameters
-        ----------
-        texts : list of str, or of ndarray of uint32
-        places : list of str, optional
-            Names of the texts in messages, e.g. file and line.
-
-        Returns
-        -------
-        list of ndarray of uint32, shape (tokens,)
-
-        Raises
-        ------
-        InputError
-            A text cannot be encoded, an id is outside the vocabulary, or the ids contain the EOT.
-        """
-        encoded = []
-        for number, text in enumerate(texts):
-            name = places[number] if places else f"text {number}"
-            try:
-                ids = text if isinstance(text, np.ndarray) else self._encode(text)
-            except Exception as error:  # the library raises bare Exception
-                raise InputError(
-                    f"{name}: the tokenizer cannot encode it ({' '.join(str(error).split())})"
-                ) from None
-            if ids.size and ids.max() >= self.vocab_size:
-                giver = "found" if isinstance(text, np.ndarray) else "the tokenizer gave"
-                raise InputError(
-                    f"{name}: {giver} id {ids.max()}, outside the vocabulary of {self.vocab_size}"
-                )
-            if (ids == self.eot_id).any():
-                eot = f"the end-of-text id {self.eot_id} ('{self.eot}')"
-                raise InputError(f"{name}: the text's own ids hold {eot}, which only ends documents")
-            encoded.append(ids)
-        return encoded
-
-
-class _HuggingFace(TextTokenizer):
-    def __init__(self, path, eot):
-        self._tokenizer = _read_tokenizer_json(path)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        if getattr(self._tokenizer.model, "dropout", None):
-            self._tokenizer.model.dropout = None  # leaving out merges at random is for training models
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        if eot not in vocabulary:
-            special = [
-                token.content
-                for token in self._tokenizer.get_added_tokens_decoder().values()
-                if token.special
-            ]
-            raise InputError(_no_eot(path, eot, special, vocabulary))
-        # Mark the EOT as special in case the file does not: only special tokens can be kept out of the
-        # encoding of a text that spells them.
-        self._tokenizer.add_special_tokens([tokenizers.AddedToken(eot, special=True, normalized=False)])
-        self._tokenizer.encode_special_tokens = True
-        super().__init__(eot, vocabulary[eot], max(vocabulary.values()) + 1)
-
-    def _encode(self, text):
-        pieces = [
-            self._tokenizer.encode_batch_fast([piece], add_special_tokens=False)[0].ids
-            for piece in _pieces(text)
-        ]
-        return np.concatenate([np.array(ids, np.uint32) for ids in pieces])
-
-    def decode(self, ids):
-        """Return the text of token ids."""
-        return self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
-
-    def pieces(self):
-        """Return the bytes that each token spells; none for special tokens and unused ids."""
-        added = self._tokenizer.get_added_tokens_decoder()
-        byte_level = '"ByteLevel"' in json.dumps(json.loads(self._tokenizer.to_str())["decoder"])
-        spellings = []
-        for token in range(self.vocab_size):
-            piece = self._tokenizer.id_to_token(token)
-            if piece is None or (token in added and added[token].special):
-                spellings.append(b"")
-            elif byte_level and token not in added:
-                spellings.append(bytes(_BYTES[character] for character in piece))
-            else:
-                spellings.append(_piece_bytes(piece))
-        return spellings
-
-
-class _SentencePiece(TextTokenizer):
-    def __init__(self, path, eot):
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"{path}: not a SentencePiece model ({' '.join(str(error).split())})") from None
-        eot_id = self._processor.piece_to_id(eot)
-        if self._processor.id_to_piece(eot_id) != eot:
-            pieces = [self._processor.id_to_piece(token) for token in range(self._processor.get_piece_size())]
-            special = [piece for token, piece in enumerate(pieces) if self._processor.is_control(token)]
-            raise InputError(_no_eot(path, eot, special, pieces))
-        super().__init__(eot, eot_id, self._processor.get_piece_size())
-
-    def _encode(self, text):
-        return np.array(self._processor.encode(text), np.uint32)
-
-    def decode(self, ids):
-        """Return the text of token ids."""
-        return self._processor.decode([int(token) for token in ids])
-
-    def pieces(self):
-        """Return the bytes that each token spells; none for control tokens and the unknown one."""
-        nothing = [
-            self._processor.is_control(token) or self._processor.is_unknown(token)
-            for token in range(self.vocab_size)
-        ]
-        return [
-            b"" if nothing[token] else _piece_bytes(self._processor.id_to_piece(token))
-            for token in range(self.vocab_size)
-        ]
-
-
-def _piece_bytes(piece):
-    """Return the bytes of a piece of a SentencePiece vocabulary: U+2581 is a space, ``<0x0A>`` a byte."""
-    byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
-    return bytes([int(byte[1], 16)]) if byte else piece.replace("\u2581", " ").encode()
-
-
-def _byte_characters():
-    """Map each character of a byte-level vocabulary to its byte [Radford et al. 2019].
-
-    A visible character stands for itself; the other bytes are numbered from 256 on, in order."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {
-        chr(256 + place): byte for place, byte in enumerate(hidden)
-    }
-
-
-_BYTES = _byte_characters()
-
-
-def _pieces(text):
-    """Cut a text of more than a million characters, as `tokenizers` takes some 140 bytes per character.
-
-    The cut is after a newline between two characters that are not spaces. The patterns by which GPT-2, GPT-4
-    and LLaMA-3 split text into words split there too, so that the ids are those of the whole text. If the
-    next million characters hold no such place, the text is cut after them."""
-    start = 0
-    while len(text) - start > _PIECE_CHARACTERS:
-        least, most = start + _PIECE_CHARACTERS, start + 2 * _PIECE_CHARACTERS
-        line_end = _LINE_END.search(text, least, most)
-        end = line_end.end() if line_end else min(most, len(text))
-        yield text[start:end]
-        start = end
-    if start < len(text) or not text:
-        yield text[start:]
-
-
-def _no_eot(path, eot, special, vocabulary):
-    hint = f"; its special tokens are {', '.join(special[:8])}" if special else ""
-    return (
-        f"{path}: the end-of-text token '{eot}' (key eot) is not in its vocabulary of {len(vocabulary)}{hint}"
-    )
-
-
-def _read_tokenizer_json(path):
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise InputError(f"{path}: not a tokenizer.json ({' '.join(str(error).split())})") from None
 
 
 def _gpt2_tokenizer(folder):
@@ -298,7 +103,7 @@ def training_documents(corpus: Corpus, manifest_path, roles_path):
             yield text
 
 
-def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None, other=None):
+def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None, other=None, gguf=None):
     """Write the folder of a corpus's tokenizer (`tokenbounds.corpus.tokenizer_folder`).
 
     Parameters
@@ -313,6 +118,8 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         Downloaded files, for ``tokenizer.hub``: the list that `tokenbounds.io.hub.download` returned.
     other : path, optional
         Folder of the other corpus's tokenizer, for ``tokenizer.corpus``.
+    gguf : path, optional
+        The GGUF file, for ``tokenizer.model``.
 
     Raises
     ------
@@ -321,14 +128,14 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         or a tokenizer with nothing to assume that is said to be assumed.
     """
     config = corpus.tokenizer
-    kind = config.kind
+    kind, eot = config.kind, corpus.eot or DEFAULT_EOT
     with atomic_folder(folder) as temporary:
         if kind == "train":
             if documents is None:
                 raise ValueError("tokenizer.train needs documents to train on")
             source, name, digests = None, "tokenizer.json", []
             texts = (digests.append(text_digest(text)) or text for text in documents)
-            train_tokenizer(texts, config.train.vocab_size, corpus.eot).save(str(temporary / name))
+            train_tokenizer(texts, config.train.vocab_size, eot).save(str(temporary / name))
             write_trained_on(temporary, digests)
         elif kind == "gpt2":
             source, name = None, "tokenizer.json"
@@ -336,6 +143,12 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         elif kind == "vocabulary":
             source, name = None, "tokenizer.json"
             listed_tokenizer(config.vocabulary).save(str(temporary / name))
+        elif kind == "model":
+            if gguf is None:
+                raise ValueError("tokenizer.model needs the GGUF file of the model")
+            source, name = None, "tokenizer.json"
+            eot = corpus.eot or _eot_of(gguf)
+            read_tokenizer(gguf).save(str(temporary / name))
         elif kind == "hub":
             if hub_files is None:
                 raise ValueError(
@@ -365,7 +178,7 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
                 raise InputError(f"tokenizer.{kind}: {source}: no such file")
             shutil.copyfile(source, temporary / name)
         try:
-            tokenizer = _open_tokenizer(temporary / name, corpus.eot)
+            tokenizer = open_tokenizer(temporary / name, eot)
         except InputError as error:  # the message names the given file, not its copy
             raise InputError(
                 str(error).replace(str(temporary / name), str(source or f"tokenizer.{kind}"), 1)
@@ -378,7 +191,7 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
             "eot_id": tokenizer.eot_id,
             "sha256": sha256_file(temporary / name),
             "standing": _free_standing(corpus, other),
-            "provenance": provenance({"tokenizer": config.model_dump(exclude_none=True), "eot": corpus.eot}),
+            "provenance": provenance({"tokenizer": config.model_dump(exclude_none=True), "eot": eot}),
         }
         if info["standing"] is not None and config.standing == "assumed":
             nothing = f"the tokenizer costs nothing ({info['standing']['kind']})"
@@ -394,12 +207,20 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         write_json(temporary / INFO, info)
 
 
+def _eot_of(path):
+    """Return the end-of-text token that a GGUF file names."""
+    facts = read_facts(path)
+    if facts.eos_id is None:
+        raise InputError(f"{path}: no eos_token_id in it; expected one, or `eot` in the corpus")
+    return facts.tokens[facts.eos_id]
+
+
 def _free_standing(corpus, other):
     """Return the standing of a tokenizer that costs nothing, or None."""
     config = corpus.tokenizer
     if config.train is not None:
         return {"kind": "trained"}
-    if config.vocabulary is not None and is_of_the_program(config.vocabulary, corpus.eot):
+    if config.vocabulary is not None and is_of_the_program(config.vocabulary, corpus.eot or DEFAULT_EOT):
         return {"kind": "program"}
     standing = read_info(other)["standing"]["kind"] if config.corpus is not None else None
     if standing == "trained":
@@ -431,17 +252,13 @@ def check_standing(folder):
     return info
 
 
-def _open_tokenizer(path, eot):
-    return (_SentencePiece if path.suffix == ".model" else _HuggingFace)(path, eot)
-
-
 def load_tokenizer(folder) -> TextTokenizer:
     """Open a tokenizer that `prepare_tokenizer` wrote; an `InputError` names its file if it was changed."""
     folder = Path(folder)
     info = read_info(folder)
     path = folder / info["file"]
     check_sha256(path, info["sha256"])
-    tokenizer = _open_tokenizer(path, info["eot"])
+    tokenizer = open_tokenizer(path, info["eot"])
     for key in ("vocab_size", "eot_id"):
         if getattr(tokenizer, key) != info[key]:
             raise InputError(f"{folder / INFO}: {key} {info[key]}, but {path} has {getattr(tokenizer, key)}")

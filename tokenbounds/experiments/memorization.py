@@ -21,7 +21,7 @@ from tokenbounds.io.files import atomic_path, write_json
 from tokenbounds.io.provenance import provenance
 from tokenbounds.models.folders import load_model
 from tokenbounds.models.precision import cast
-from tokenbounds.models.registry import context_length_of
+from tokenbounds.models.registry import context_length_of, start_id_of
 from tokenbounds.scoring.score import score_items
 
 
@@ -187,7 +187,7 @@ def write_accuracies(
     delimiter_id = int(load_tokenizer(tokenizer).encode_batch([DELIMITER])[0][0])
     model, config = load_model(folder)
     length = context_length_of(config)
-    rule = ContextRule(length, config["start_token"], config["eot_id"])
+    rule = ContextRule(length, config["start_token"], start_id_of(config))
     contexts = {"arithmetic": arithmetic, "schemes": [{"mode": "document", "context_length": length}]}
     original, rows = tensors_of(model), []
     for number in levels:

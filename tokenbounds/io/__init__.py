@@ -27,7 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "write_text",
         ],
         "fingerprint": ["closure", "full_name"],
-        "hub": ["download", "download_model", "downloaded_folder", "resolve"],
+        "hub": ["download", "download_model", "published_source", "resolve"],
         "provenance": ["git_commit", "versions"],
     },
 )

@@ -56,12 +56,17 @@ def resolve(repo_id, revision, *, repo_type, folder):
     return record["commit"]
 
 
-def downloaded_folder(path):
-    """Return the folder of a published model.
+def published_source(path):
+    """Return the folder of a published model, or its GGUF file.
 
-    `path` is the manifest of its download (``download.json``) or the config.json of a local folder."""
+    `path` is the manifest of its download (``download.json``), the config.json of a local folder, or a local
+    GGUF file."""
     path = Path(path)
-    return read_json(path)["folder"] if path.name == "download.json" else str(path.parent)
+    if path.name != "download.json":
+        return str(path if path.suffix == ".gguf" else path.parent)
+    manifest = read_json(path)
+    names = [entry["name"] for entry in manifest["files"]]
+    return str(Path(manifest["folder"], names[0])) if names[0].endswith(".gguf") else manifest["folder"]
 
 
 def download_model(repo_id, revision, *, folder, progress=None):
@@ -103,6 +108,8 @@ def download_model(repo_id, revision, *, folder, progress=None):
     for needed in (("config.json",), (_INDEX, _WEIGHTS)):
         if not any(name in listing for name in needed):
             present = ", ".join(related[:8]) or "none of the kind"
+            if pickled := [name for name in related if name.endswith((".bin", ".pth"))]:
+                present = f"{pickled[0]}, a pickle, which is never opened: convert it to safetensors"
             raise InputError(f"{repo_id}: no {' or '.join(needed)} at {revision}; it has {present}")
     if _INDEX not in listing:
         return get("config.json", _WEIGHTS)

@@ -32,7 +32,7 @@ INDEX_FILE = "model.safetensors.index.json"
 _CONSTANTS = re.compile(r"(^|\.)((attn|attention)\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
 
-def read_folder(folder, *, vocab_size, eot_id, start_token="first", context_length=None):
+def read_folder(folder, *, vocab_size, eot_id, start_token="first", start_id=None, context_length=None):
     """Read a published checkpoint: ``config.json`` and safetensors, in one file or several with an index.
 
     Parameters
@@ -44,7 +44,9 @@ def read_folder(folder, *, vocab_size, eot_id, start_token="first", context_leng
     eot_id : int
         Id of the end-of-text token.
     start_token : {"first", "always"}
-        Predictions that receive a leading EOT.
+        Predictions that receive a leading start token.
+    start_id : int, optional
+        The start token, where it is not the EOT.
     context_length : int, optional
         Longest input in tokens; default the model's ``max_position_embeddings``.
 
@@ -66,24 +68,49 @@ def read_folder(folder, *, vocab_size, eot_id, start_token="first", context_leng
     entries = read_json(path)
     if not isinstance(entries, dict):
         raise InputError(f"{path}: a {type(entries).__name__}; expected keys with values")
+    facts = {"vocab_size": vocab_size, "eot_id": eot_id, "start_token": start_token}
+    facts |= {"start_id": start_id, "context_length": context_length}
+    return filled_model(path, entries, facts, lambda model: _load_tensors(folder, model))
+
+
+def filled_model(path, entries, facts, load):
+    """Build a published model from its library configuration and load its weights.
+
+    Parameters
+    ----------
+    path : path
+        File of the configuration, for errors.
+    entries : dict
+        Keys of the library's configuration.
+    facts : dict
+        ``vocab_size``, ``eot_id``, ``start_token``, ``start_id`` and ``context_length`` (the last two may be
+        None) of the hypothesis.
+    load : callable (CausalLM) -> transformers.PreTrainedModel
+        Loads the library's model for one on the meta device.
+
+    Returns
+    -------
+    model, config
+        As `read_folder`.
+    """
     entries = {key: value for key, value in entries.items() if not BOOKKEEPING.fullmatch(key)}
     lm_config = errors_named(path, library_config, entries)
-    context_length = context_length or getattr(lm_config, "max_position_embeddings", None)
+    context_length = facts["context_length"] or getattr(lm_config, "max_position_embeddings", None)
     if context_length is None:
         raise InputError(f"{path}: it has no max_position_embeddings; expected a context_length beside it")
     config = {
         "family": "transformers",
-        "vocab_size": vocab_size,
+        **{key: value for key, value in facts.items() if value is not None},
         "transformers": errors_named(path, canonical_entries, lm_config),
+        "context_length": context_length,
     }
-    config |= {"context_length": context_length, "start_token": start_token, "eot_id": eot_id}
     checked(CausalLMConfig, config, path)
     with torch.device("meta"):
         model = errors_named(path, CausalLM.from_config, config)
-    model.lm = _load_tensors(folder, model)
+    model.lm = load(model)
     # The weights are there already; `fill_model` checks them.
-    fill_model(model, {name: parameter.detach() for name, parameter in model.named_parameters()}, folder)
-    errors_named(folder, model.check_predictions)
+    fill_model(model, {name: parameter.detach() for name, parameter in model.named_parameters()}, path.parent)
+    errors_named(path, model.check_predictions)
     return model, config
 
 
@@ -97,20 +124,46 @@ def _load_tensors(folder, model):
     for path, names in files.items():
         for name, tensor in _read_tensors(path, names, listing):
             tensors[name], origin[name] = tensor, path
-    # The library would make tensors that are missing or of another shape, of any size, before it says so.
-    stored = sum(tensor.numel() for tensor in tensors.values())
+    check_size(listing, sum(tensor.numel() for tensor in tensors.values()), model)
+    return from_library(model, listing, origin, None, state_dict=tensors)
+
+
+def check_size(path, stored, model):
+    """Refuse a model with many more values than the `stored` ones of its file: the library would make tensors
+    that are missing or of another shape, of any size, before it says so."""
     if (needed := sum(math.prod(shape) for _, shape in model.layout())) > 2 * stored + _SPARE_VALUES:
-        raise InputError(f"{listing}: {stored} values in its tensors; expected the {needed} of the config")
+        raise InputError(f"{path}: {stored} values in its tensors; expected the {needed} of the config")
+
+
+def from_library(model, listing, origin, source, **options):
+    """Let the library load the weights of `model`, and refuse tensors that are missing, unexpected or of
+    another shape.
+
+    Parameters
+    ----------
+    model : CausalLM
+        On the meta device.
+    listing : path
+        The file, or the index of the files.
+    origin : dict of str to path
+        The file of each tensor, as far as known.
+    source, options
+        Of the library's ``from_pretrained``.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+    """
     with _quiet(), torch.random.fork_rng(devices=[]):
         lm, report = type(model.lm).from_pretrained(
-            None,
+            source,
             config=model.lm.config,
-            state_dict=tensors,
             dtype=torch.float32,
             attn_implementation=model.lm.config._attn_implementation,
             local_files_only=True,
             ignore_mismatched_sizes=True,  # reported, and refused below
             output_loading_info=True,
+            **options,
         )
 
     def file_of(name):  # in the file, names may lack the prefix
@@ -208,10 +261,8 @@ def weight_files(folder):
         return single, {single: None}
     if not index.exists():
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        raise InputError(
-            f"{folder}: found {pickled[0] if pickled else 'no weights'}; "
-            f"expected safetensors ({WEIGHTS_FILE} or {INDEX_FILE})"
-        )
+        found = f"{pickled[0]}, a pickle, which is never opened: convert it" if pickled else "no weights"
+        raise InputError(f"{folder}: found {found}; expected safetensors ({WEIGHTS_FILE} or {INDEX_FILE})")
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:

@@ -134,6 +134,11 @@ def context_length_of(config):
     return length if config.get("last_tokens") is None else min(length, config["last_tokens"])
 
 
+def start_id_of(config):
+    """Return the start token's id of a hypothesis configuration: the EOT where it names no other."""
+    return config.get("start_id", config["eot_id"])
+
+
 def layout_of(config, where="model config"):
     """List name and shape of each tensor of a hypothesis from its configuration alone.
 

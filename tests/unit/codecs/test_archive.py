@@ -1,6 +1,7 @@
 """Published checkpoints as hypotheses: frames that name files, their sizes, and the models in them."""
 
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,7 +116,14 @@ def test_checkpoints_that_do_not_fit_the_corpus(folder):
     with pytest.raises(
         InputError, match="the model knows 37 tokens; expected the 40 of the corpus' tokenizer at least"
     ):
-        zip_message(folder, CODEC, OPTIONS, {**TOKENS, "vocab_size": 40}, CONTEXTS, progress=False)
+        zip_message(
+            folder,
+            CODEC,
+            OPTIONS,
+            SimpleNamespace(**{**vars(TOKENS), "vocab_size": 40}),
+            CONTEXTS,
+            progress=False,
+        )
     with pytest.raises(InputError, match="context_length 25 is longer than the model's 24 positions"):
         zip_message(folder, CODEC, {**OPTIONS, "context_length": 25}, TOKENS, CONTEXTS, progress=False)
 
@@ -142,7 +150,8 @@ def test_a_checkpoint_of_transformers(tmp_path):
         "family": "pretrained",
         "context_length": 24,
         "start_token": "first",
-        **TOKENS,
+        "vocab_size": TOKENS.vocab_size,
+        "eot_id": TOKENS.eot_id,
     }
     _, model = read_model(path)
     ids = torch.tensor([[3, 7, 1]])

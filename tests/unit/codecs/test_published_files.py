@@ -4,6 +4,7 @@ import copy
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from support.messages import check_model_refused, forge
@@ -122,6 +123,9 @@ def test_the_folder_of_links_is_removed(published, folder):
 
 
 def test_published_contexts_are_checked_when_written(folder):
-    codec, tokens = {"tool": ["gzip"], "split_planes": False}, {"vocab_size": 30, "eot_id": 0}
+    codec, tokens = (
+        {"tool": ["gzip"], "split_planes": False},
+        SimpleNamespace(vocab_size=30, eot_id=0, bos_id=None),
+    )
     with pytest.raises(InputError, match="contexts holds token; expected exactly"):
         zip_message(folder, codec, OPTIONS, tokens, {"token": CONTEXTS["schemes"][0]}, progress=False)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.documents import EOT, corpus_of, sample_texts
 
-import tokenbounds.corpus.tokenizers
+import tokenbounds.corpus.text_tokenizers
 from tokenbounds.config.schema import Corpus
 from tokenbounds.corpus.tokenizers import load_tokenizer, prepare_tokenizer, train_tokenizer
 from tokenbounds.errors import InputError
@@ -125,7 +125,7 @@ def test_llama_adds_nothing(shared, tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(text=st.text(st.characters(codec="utf-8", exclude_characters=" "), max_size=40))
 def test_sentencepiece_round_trip(piece_model, text):
-    tokenizer = tokenbounds.corpus.tokenizers._SentencePiece(piece_model, "</s>")
+    tokenizer = tokenbounds.corpus.text_tokenizers._SentencePiece(piece_model, "</s>")
     (ids,) = tokenizer.encode_batch([text])
     # The symbol that SentencePiece writes a space as cannot be told from one.
     assert tokenizer.decode(ids) == text.replace("\u2581", " ").removeprefix(
@@ -254,14 +254,14 @@ def test_a_changed_tokenizer_is_named(trained_dir, tmp_path):
 def test_a_huge_document_is_encoded_as_a_whole_would_be(trained, monkeypatch):
     text = "\n".join(line.strip() for line in sample_texts(60)) + "\n\n  y"
     whole = trained.encode_batch([text])[0]
-    monkeypatch.setattr(tokenbounds.corpus.tokenizers, "_PIECE_CHARACTERS", 500)
-    pieces = list(tokenbounds.corpus.tokenizers._pieces(text))
+    monkeypatch.setattr(tokenbounds.corpus.text_tokenizers, "_PIECE_CHARACTERS", 500)
+    pieces = list(tokenbounds.corpus.text_tokenizers._pieces(text))
     assert "".join(pieces) == text and len(pieces) > 4 and max(map(len, pieces)) <= 1000
     assert np.array_equal(trained.encode_batch([text])[0], whole)
     # Without a place to cut, it is cut all the same, and nothing is lost.
     assert trained.decode(trained.encode_batch(["z" * 5000])[0]) == "z" * 5000
     for length in (0, 499, 500, 501, 999, 1000, 1001, 1500):
-        assert "".join(tokenbounds.corpus.tokenizers._pieces("z" * length)) == "z" * length
+        assert "".join(tokenbounds.corpus.text_tokenizers._pieces("z" * length)) == "z" * length
 
 
 def test_listed_vocabulary(tmp_path):

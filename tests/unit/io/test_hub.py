@@ -292,7 +292,8 @@ def test_models_that_lack_a_file(hub, call_model, tmp_path):
     )
     message = other({"config.json": b"{}", "pytorch_model.bin": b"x"})
     needed = "model.safetensors.index.json or model.safetensors"
-    assert message == f"owner/name: no {needed} at {COMMIT}; it has config.json, pytorch_model.bin"
+    pickle = "pytorch_model.bin, a pickle, which is never opened: convert it to safetensors"
+    assert message == f"owner/name: no {needed} at {COMMIT}; it has {pickle}"
     message = other({**model_files(), "model.safetensors.index.json": b'["a"]'})
     assert message.endswith("model.safetensors.index.json: no weight_map; expected the file of each tensor")
 

@@ -24,7 +24,10 @@ def test_the_sanity_check(tmp_path):
     options = {"name": "model.gzip", "seed": 1, "device": "cpu"}
     path, _, _ = write_published(tmp_path, folder)
     facts = loss_on_documents(path, store.folder, **options)
-    assert facts["bad"] and facts["bits_per_token"] > facts["random_guess"] / 2 == math.log2(30) / 2
+    assert (
+        facts["bad"]
+        and facts["bits_per_token"] > facts["limit"] == facts["random_guess"] / 3 == math.log2(30) / 3
+    )
     assert (
         facts
         == loss_on_documents(path, store.folder, **options)
@@ -34,7 +37,7 @@ def test_the_sanity_check(tmp_path):
     write_json(check, facts)
     with pytest.raises(
         InputError,
-        match=r"model\.gzip: \d+\.\d\d bits per token on 20 documents; expected at most 2\.45, half",
+        match=r"model\.gzip: \d+\.\d\d bits per token on 20 documents; expected at most 1\.64, a third",
     ):
         check_passed(check, False, "model.gzip")
     check_passed(check, True, "model.gzip")

@@ -174,7 +174,7 @@ class TokenizerTraining(Section):
 
 
 class Tokenizer(Section):
-    """Conversion of text to token ids: exactly one of `train`, `corpus`, `file`, `hub`, `gpt2`,
+    """Conversion of text to token ids: exactly one of `train`, `corpus`, `model`, `file`, `hub`, `gpt2`,
     `sentencepiece`, `vocabulary`."""
 
     train: TokenizerTraining | None = Field(
@@ -182,6 +182,9 @@ class Tokenizer(Section):
     )
     corpus: Name | None = Field(
         None, description="The tokenizer of another corpus, so that a model of one can be used on the other."
+    )
+    model: Name | None = Field(
+        None, description="The tokenizer in the file of a model of family gguf, given by its name."
     )
     file: str | None = Field(None, description="A local tokenizer.json (Hugging Face tokenizers).")
     hub: str | None = Field(
@@ -217,7 +220,9 @@ class Tokenizer(Section):
     @property
     def kind(self):
         """Name of the given key."""
-        return self._exactly_one("train", "corpus", "file", "hub", "gpt2", "sentencepiece", "vocabulary")
+        return self._exactly_one(
+            "train", "corpus", "model", "file", "hub", "gpt2", "sentencepiece", "vocabulary"
+        )
 
     @model_validator(mode="after")
     def _check(self):
@@ -260,8 +265,11 @@ class Corpus(Section):
 
     source: Source = Field(description="Source of the documents.")
     tokenizer: Tokenizer = Field(description="Conversion of text to token ids.")
-    eot: str = Field(
-        "<|endoftext|>", min_length=1, description="The end-of-text token appended to each document."
+    eot: str | None = Field(
+        None,
+        min_length=1,
+        description="The end-of-text token appended to each document; default that of the GGUF file with "
+        "`tokenizer.model`, else <|endoftext|>.",
     )
     split: Split = Field(Split(), description="The validation split.")
     shards: PositiveInt = Field(1, description="Number of token shards; each is tokenized by its own job.")

@@ -39,14 +39,21 @@ class HypothesisConfig(Section):
         description="Number of tokens V that are predicted; the model may have more rows.", ge=2
     )
     start_token: Literal["first", "always"] = Field(
-        description="Which predictions receive a leading EOT, which stands for the document's start."
+        description="Which predictions receive a leading start token, which stands for the document's start."
     )
     eot_id: int = Field(description="Id of the end-of-text token.", ge=0)
+    start_id: int | None = Field(
+        None, ge=0, description="Id of the start token where it is not the EOT: that of BOS."
+    )
 
     @model_validator(mode="after")
     def _check_eot(self):
-        if self.eot_id >= self.vocab_size:
-            raise ValueError(f"eot_id {self.eot_id} is outside the vocabulary of {self.vocab_size} tokens")
+        for key in ("eot_id", "start_id"):
+            token = getattr(self, key)
+            if token is not None and token >= self.vocab_size:
+                raise ValueError(f"{key} {token} is outside the vocabulary of {self.vocab_size} tokens")
+        if self.start_id == self.eot_id:
+            raise ValueError(f"start_id {self.start_id} is the eot_id; expected it only where they differ")
         if self.vocab_size > 2**32:
             raise ValueError(f"vocab_size {self.vocab_size}; expected at most 2^32")
         return self
@@ -334,6 +341,28 @@ class ExpectedModel(Section):
 class PublishedSection(ModelSection):
     """Base of all published models."""
 
+    places: ClassVar[tuple[str, ...]] = ("hub", "folder")  # keys of which exactly one says where it is
+
+    start_token: Literal["first", "always"] | None = Field(  # type: ignore[assignment]
+        None,
+        description="Which predictions receive a leading start token, as for other families; default always "
+        "where the tokenizer itself puts a token (BOS) before a text or `start_id` is given, else first.",
+    )
+    start_id: int | None = Field(
+        None,
+        ge=0,
+        description="Id of the start token; default the one that the tokenizer puts before a text (BOS), "
+        "else the EOT.",
+    )
+    sanity_limit: PositiveFloat | None = Field(
+        None,
+        description="Largest loss in the sanity check, bits per token; default a third of the random guess.",
+    )
+    sanity_damage: PositiveFloat | None = Field(
+        None,
+        description="Largest loss in the sanity check above that of the undamaged model on the same text, in "
+        "bits per token, for codecs that change the weights; default no such limit.",
+    )
     hub: str | None = Field(None, description="A model on the Hugging Face hub, 'owner/name'.")
     revision: Commit | None = Field(
         None,
@@ -353,7 +382,7 @@ class PublishedSection(ModelSection):
 
     @model_validator(mode="after")
     def _check(self):
-        if (self._exactly_one("hub", "folder") == "hub") != bool(self.revision):
+        if (self._exactly_one(*self.places) == "hub") != bool(self.revision):
             raise ValueError(
                 "`revision` (the commit to download) goes with a hub model, and a hub model needs it"
             )
@@ -372,6 +401,32 @@ class PretrainedModel(PublishedSection):
     made_by: ClassVar[str] = "pretrained"
 
     family: Literal["pretrained"] = Field(description="A published causal language model.")
+
+
+class GGUFModel(PublishedSection):
+    """A published model in a GGUF file, the format of llama.cpp: weights, tokenizer and end of text in one
+    file."""
+
+    implementation: ClassVar[str] = "tokenbounds.models.transformers:CausalLM"
+    made_by: ClassVar[str] = "pretrained"
+    places: ClassVar[tuple[str, ...]] = ("hub", "folder", "path")
+
+    family: Literal["gguf"] = Field(description="A published causal language model in a GGUF file.")
+    path: str | None = Field(None, description="A local GGUF file.")
+    file: str | None = Field(
+        None, pattern=r"[^/]\.gguf$", description="The GGUF file in the hub repository or folder."
+    )
+
+    @model_validator(mode="after")
+    def _check_file(self):
+        if (self.file is None) != (self.path is not None):
+            raise ValueError("`file` (a .gguf file) goes with `hub` or `folder`, which need it")
+        return self
+
+    @property
+    def local_path(self):
+        """Path of the local file; None for one on the hub."""
+        return self.path or (f"{self.folder}/{self.file}" if self.folder else None)
 
 
 class QuipModel(PublishedSection):
@@ -415,6 +470,7 @@ FAMILIES = with_plugins(
         "gpt": GPTModel,
         "transformers": TransformersModel,
         "pretrained": PretrainedModel,
+        "gguf": GGUFModel,
         "quip": QuipModel,
         "markov": MarkovModel,
     },
