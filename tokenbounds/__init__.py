@@ -4,4 +4,4 @@ Importing the package is cheap: nothing here loads torch. ``docs/theory.md`` has
 ``README.md`` the pipeline and the map of the rooms.
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

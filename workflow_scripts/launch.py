@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import psutil
+import yaml
 from common import is_snakemake
 
 from tokenbounds.config.load import load_config
@@ -109,9 +110,11 @@ def clear(snakemake):
 
 
 def config_files(profile):
-    """List the files of a profile's configuration: config.yaml and the profile's overlay, if it has one."""
-    overlay = Path(profile) / "config.yaml"
-    return [path for path in (Path("config.yaml"), overlay) if path.exists()]
+    """List the files of a profile's configuration: config.yaml and what its profile.yaml lays over it."""
+    path = Path(profile) / "profile.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    named = content.get("configfile", [])
+    return [Path("config.yaml"), *map(Path, [named] if isinstance(named, str) else named)]
 
 
 def main(arguments=None):

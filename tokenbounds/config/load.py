@@ -73,7 +73,7 @@ def parse_config(data: Any, name="config") -> Config:
 
 def load_config(*paths) -> Config:
     """Read YAML files, each laid over the one before (nested mappings are merged, anything else is replaced,
-    as Snakemake does)."""
+    as Snakemake does). Below one with ``standalone: true`` nothing is read."""
     import yaml
 
     merged: dict = {}
@@ -86,6 +86,8 @@ def load_config(*paths) -> Config:
             raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
         if not isinstance(overlay, dict):
             raise InputError(f"{path}: a {type(overlay).__name__}; expected keys with values")
+        if overlay.get("standalone"):
+            merged = {}
         _merge(merged, overlay)
     return parse_config(merged, " + ".join(map(str, paths)))
 

@@ -26,6 +26,9 @@ from tokenbounds.io.files import canonical_json
 class Config(Section):
     """A run: everything that determines its numbers."""
 
+    standalone: bool = Field(
+        False, description="Whether this configuration stands alone: config.yaml is then not read below it."
+    )
     run: Name = Field(description="Name of the run: its folder under results/.")
     seed: int = Field(
         137, ge=0, description="Seed of all randomness; each use has its own stream, derived from it."

@@ -108,7 +108,8 @@ def download_model(repo_id, revision, *, folder, progress=None):
     for needed in (("config.json",), (_INDEX, _WEIGHTS)):
         if not any(name in listing for name in needed):
             present = ", ".join(related[:8]) or "none of the kind"
-            if pickled := [name for name in related if name.endswith((".bin", ".pth"))]:
+            pickled = [name for name in related if name.endswith((".bin", ".pth"))]
+            if pickled and _WEIGHTS in needed:
                 present = f"{pickled[0]}, a pickle, which is never opened: convert it to safetensors"
             raise InputError(f"{repo_id}: no {' or '.join(needed)} at {revision}; it has {present}")
     if _INDEX not in listing:

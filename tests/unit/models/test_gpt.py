@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from tokenbounds.config.schema.models import LoRA
+from tokenbounds.config.schema.structures import LoRA
 from tokenbounds.errors import InputError
 from tokenbounds.models import layers
 from tokenbounds.models.folders import load_config, load_model, save_model

@@ -16,15 +16,18 @@ any other                 mean squared gradients of columns   mean squared gradi
 ========================  ==================================  ==========================================
 """
 
+import contextlib
 import dataclasses
 
 import torch
 from torch import nn
 
+from tokenbounds.codecs.sequential.layers import find_layers
 from tokenbounds.codecs.sequential.matrix import sides
 from tokenbounds.errors import InputError
 from tokenbounds.io.progress import Steps
 
+GROUP_BYTES = 4 << 30  # of second moments in memory at a time
 _RARE = 1e-3  # share of the text that is spread over all tokens, those that never occur among them
 _TINY = 1e-30
 
@@ -48,124 +51,113 @@ class Importance:
     transposed: bool = False
 
 
-def measure(model, batches, count, *, with_gradients, frequency, seed):
-    """Measure what matters in each tensor of a model.
+def measure(model, batches, *, with_gradients, frequency, seed, group_bytes=GROUP_BYTES):
+    """Measure what matters in each tensor of a model, linear layers in groups.
+
+    The second moments of one group at a time are in memory, if the caller keeps none. The batches are gone
+    through once for each group, and once where all layers are in one.
 
     Parameters
     ----------
     model : torch.nn.Module
         Of some family, in evaluation mode; its parameters' ``requires_grad`` is changed.
-    batches : iterable of Tensor of int64, shape (B, T)
+    batches : sequence of Tensor of int64, shape (B, T)
         Token ids.
-    count : int
-        Number of batches, for the progress that is shown.
     with_gradients : int
         Number of batches, the first ones, that gradients are measured on.
     frequency : Tensor, shape (V,)
         Share of each token in the text.
     seed : int
         Seed of the targets that are drawn.
+    group_bytes : int
+        Most bytes of second moments in a group of more than one layer.
 
-    Returns
-    -------
+    Yields
+    ------
     dict of str to Importance
-        For every tensor of the model's layout.
+        Of the tensors of a group, in the order of the model's layout; the first holds all that are no weights
+        of linear layers too. Layers that read one input share one tensor of second moments.
 
     Raises
     ------
     InputError
         Inputs or gradients that are not finite; no tokens.
     """
+    if not batches:
+        raise InputError("no tokens to calibrate on; expected at least one sequence")
     sums = _Sums(model)
     generator = torch.Generator(device=next(model.parameters()).device).manual_seed(seed % 2**63)
-    done = 0
-    try:
-        with Steps("second moments", count) as progress:
-            for ids in batches:
-                sums.start(ids, done < with_gradients)
-                with torch.set_grad_enabled(sums.gradients):
-                    hidden = model.hidden(ids)
-                    sums.states(hidden)
-                    if sums.gradients:
-                        sums.backward(model.head(hidden), generator)
-                done += 1
+    groups = sums.layers.groups(group_bytes)
+    for number, group in enumerate(groups):
+        name = "second moments" + (f", group {number + 1} of {len(groups)}" if len(groups) > 1 else "")
+        with Steps(name, len(batches)) as progress, sums.collecting(group, everything=not number):
+            for place, ids in enumerate(batches):
+                if number:
+                    sums.inputs_of(ids)
+                else:
+                    sums.all_of(ids, place < with_gradients, generator)
                 progress.show()
-    finally:
-        sums.remove()
-    if not done:
-        raise InputError("no tokens to calibrate on; expected at least one sequence")
-    return sums.importance(frequency)
+        yield sums.importance(group, None if number else frequency)
+
+
+class _Reached(Exception):
+    """The last layer of a group has its input: the rest of the prediction is not needed."""
 
 
 class _Sums:
     """Sums over tokens, collected by hooks on the layers of a model."""
 
     def __init__(self, model):
-        self.model, self.gradients, self.ids = model, False, torch.zeros(0)
-        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
-        head_weight = getattr(model, "head_weight", None)  # a model in a subspace has none
-        self.head = self.names.get(id(head_weight())) if head_weight else None
-        self.linear, self.embeddings = self._modules()
-        self.inputs, self.outputs, self.same = {}, {}, {}
+        self.model, self.layers = model, find_layers(model)
+        self.gradients, self.ids = False, torch.zeros(0)
+        self.inputs, self.outputs = {}, {}
         self.embedded, self.counts, self.squares = {}, {}, {}
         self.tokens = self.gradient_tokens = 0
-        self.head_inputs, self.head_rows = torch.zeros(()), torch.zeros(())
-        self._last = (None, None)
-        hooked = {*self.linear, *self.embeddings, self.head}
+        self.head_inputs, self.head_rows = {}, torch.zeros(())
+        hooked = {*self.layers.linear, *self.layers.embeddings, self.layers.head}
         self.others = {name: p for name, p in model.named_parameters() if name not in hooked}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self.others)
-        self.handles = []
-        for name, module in self.linear.items():
-            self.handles.append(module.register_forward_pre_hook(self._input_hook(name)))
-            self.handles.append(module.register_forward_hook(self._output_hook(name)))
-        for name, module in self.embeddings.items():
-            self.handles.append(module.register_forward_hook(self._embedding_hook(name)))
 
-    def _modules(self):
-        """Return the linear layers and embeddings that a prediction runs through, by name of their weight."""
-        linear, embeddings = {}, {}
-
-        def hook(module, *_):
-            name = self.names.get(id(module.weight))
-            if name is not None and isinstance(module, nn.Embedding):
-                embeddings[name] = module
-            elif name not in (None, self.head):
-                linear[name] = module
-
-        kinds = [
-            module
-            for module in self.model.modules()
-            if _is_linear(module) or isinstance(module, nn.Embedding)
-        ]
-        handles = [module.register_forward_hook(hook) for module in kinds]
+    @contextlib.contextmanager
+    def collecting(self, group, *, everything):
+        """Collect the inputs of a group of layers, within, and all other sums if asked for."""
+        layers, handles = self.layers, []
         try:
-            with torch.no_grad():
-                ids = torch.zeros(1, 1, dtype=torch.int64, device=next(self.model.parameters()).device)
-                self.model.hidden(ids)
+            for name in group:
+                last = not everything and name == group[-1] and layers.used_once
+                hook = self._input_hook(name, last)
+                handles.append(layers.linear[name].register_forward_pre_hook(hook))
+            for name, module in layers.linear.items() if everything else ():
+                handles.append(module.register_forward_hook(self._output_hook(name)))
+            for name, module in layers.embeddings.items() if everything else ():
+                handles.append(module.register_forward_hook(self._embedding_hook(name)))
+            yield
         finally:
             for handle in handles:
                 handle.remove()
-        return linear, embeddings
 
-    def remove(self):
-        """Remove the hooks."""
-        for handle in self.handles:
-            handle.remove()
-
-    def start(self, ids, gradients):
-        """Begin a batch."""
-        self.ids, self.gradients, self._last = ids, gradients, (None, None)
+    def all_of(self, ids, gradients, generator):
+        """Take all sums of a batch, with or without those of gradients."""
+        self.ids, self.gradients = ids, gradients
         self.tokens += ids.numel()
+        with torch.set_grad_enabled(gradients):
+            hidden = self.model.hidden(ids)
+            if self.layers.head is not None:
+                _add_products(self.head_inputs, self.layers.head, hidden)
+            if gradients:
+                self._backward(self.model.head(hidden), generator)
 
-    def _input_hook(self, name):
+    def inputs_of(self, ids):
+        """Take the inputs of a batch."""
+        with torch.no_grad(), contextlib.suppress(_Reached):
+            self.model.hidden(ids)
+
+    def _input_hook(self, name, last):
         def hook(_, inputs):
-            x = inputs[0].detach()
-            if self._last[0] is not None and _is_same(self._last[0], x):  # layers side by side read one input
-                self.same[name] = self._last[1]
-                return
-            self._last = (x, name)
-            _add(self.inputs, name, _products(x))
+            _add_products(self.inputs, name, inputs[0])
+            if last:
+                raise _Reached
 
         return hook
 
@@ -180,22 +172,17 @@ class _Sums:
         def hook(module, inputs, output):
             if not self.gradients:
                 return output
-            if name != self.head and not _is_same_ids(inputs[0], self.ids):
+            if name != self.layers.head and not _is_same_ids(inputs[0], self.ids):
                 counts = torch.bincount(inputs[0].flatten(), minlength=module.num_embeddings)
                 # positions may be looked up once for all sequences
                 _add(self.counts, name, counts * (self.ids.numel() / inputs[0].numel()))
             output = output.detach().requires_grad_(True)
-            output.register_hook(lambda gradient: _add(self.embedded, name, _products(gradient)))
+            output.register_hook(lambda gradient: _add_products(self.embedded, name, gradient))
             return output
 
         return hook
 
-    def states(self, hidden):
-        """Take the states before the head."""
-        if self.head is not None:
-            self.head_inputs = self.head_inputs.to(hidden.device) + _products(hidden)
-
-    def backward(self, logits, generator):
+    def _backward(self, logits, generator):
         """Draw targets from the predictions, and take the gradients of their loss."""
         logits = logits.flatten(0, -2)
         shares = torch.softmax(logits.detach(), -1)
@@ -210,16 +197,22 @@ class _Sums:
                 parameter.grad = None
         self.gradient_tokens += len(logits)
 
-    def importance(self, frequency):
-        """Return the `Importance` of each tensor."""
-        found = {}
-        moments = {name: total / self.tokens for name, total in self.inputs.items()}
+    def importance(self, group, frequency):
+        """Return the `Importance` of each tensor whose inputs are those of a group, whose sums are forgotten;
+        given the frequency of tokens, also that of the tensors that are no weights of linear layers."""
+        found, layers = {}, self.layers
+        # one tensor for all that share it, whose feedback is computed once
+        moments = {name: self.inputs.pop(name).div_(self.tokens) for name in group}
         for name, parameter in self.model.named_parameters():
-            if name in self.linear:
-                columns = moments[self.same.get(name, name)]  # one tensor, whose feedback is computed once
-                conv = not isinstance(self.linear[name], nn.Linear)
+            if name in layers.linear:
+                if layers.source[name] not in moments:
+                    continue
+                conv = not isinstance(layers.linear[name], nn.Linear)
+                columns = moments[layers.source[name]]
                 found[name] = Importance(self._mean(self.outputs.get(name, 0.0)), columns, conv)
-            elif name == self.head or name in self.embeddings:
+            elif frequency is None:
+                continue
+            elif name == layers.head or name in layers.embeddings:
                 found[name] = self._of_vocabulary(name, len(parameter), frequency)
             else:
                 squares = torch.as_tensor(self._mean(self.squares.get(name, 0.0))).expand(parameter.shape)
@@ -242,12 +235,12 @@ class _Sums:
             often += self._mean(self.counts[name])
         else:
             often[: len(frequency)] = frequency.to(often)
-        if name == self.head:
+        if name == self.layers.head:
             rows = often / 2  # what a few thousand predictions do not show
             rows[: len(self.head_rows)] = torch.maximum(
                 rows[: len(self.head_rows)], self._mean(self.head_rows)
             )
-            uses.append((rows, self.head_inputs / self.tokens))
+            uses.append((rows, self.head_inputs[name] / self.tokens))
         if name in self.embedded:
             uses.append((often, self._mean(self.embedded[name])))
         uses = [(rows + _RARE / count, part) for rows, part in uses]
@@ -257,23 +250,15 @@ class _Sums:
         return Importance(torch.stack(shares).sum(0), columns)
 
 
-def _is_linear(module):
-    # transformers' Conv1D, of GPT-2, holds its weight as (inputs, outputs)
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _is_same(a, b):
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape
-
-
 def _is_same_ids(a, b):
     return a.shape == b.shape and torch.equal(a, b)
 
 
-def _products(x):
-    """Sum x x^T over tokens."""
+def _add_products(sums, name, x):
+    """Add the sum of x x^T over tokens, in float64; in place, as those of a wide layer take a gigabyte."""
     x = x.detach().flatten(0, -2)
-    return (x.T @ x).double()
+    products = x.T @ x
+    sums[name] = sums[name].add_(products) if name in sums else products.double()
 
 
 def _spread(shares):

@@ -3,24 +3,38 @@
 One number, the step where a unit of curvature lies, sets all steps: every number of every tensor then costs
 the loss about as much. It is found so that the message has the bits per parameter that are asked for, or so
 that the predicted bound is least.
+
+In memory are, beside the model, the second moments of a group of layers, and later the numbers of one
+candidate; feedback factors wait on disk::
+
+    model  -->  moments of a group  -->  feedback, steps       for each group
+                                            |
+                                      scratch folder
+                                            |
+    model  -------------------------->   numbers  --> bits     for each unit of step
 """
 
+import contextlib
+import copy
 import logging
 import math
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from tokenbounds.codecs.best_size import Predictor, least, scored_length
 from tokenbounds.codecs.bits import Writer
 from tokenbounds.codecs.sequential.codec import SequentialCodec
 from tokenbounds.codecs.sequential.matrix import Stepped, canonical, sides
-from tokenbounds.codecs.sequential.moments import measure
+from tokenbounds.codecs.sequential.moments import GROUP_BYTES, measure
 from tokenbounds.codecs.sequential.rounding import feedback, stepped
 from tokenbounds.devices import choose_device
 from tokenbounds.errors import InputError
 from tokenbounds.io.progress import Steps
 from tokenbounds.models.folders import load_model
-from tokenbounds.models.registry import context_length_of, fill_model
+from tokenbounds.models.registry import context_length_of
 from tokenbounds.randomness import generator, stream_seed
 from tokenbounds.training.batches import sample
 
@@ -40,22 +54,27 @@ def sequentially(folder, codec, *, name, seed, tokens, device, contexts):
     model, config = load_model(folder)
     model.to(device)
     length = scored_length(contexts, context_length_of(config))
-    rounder = calibrated(model, codec, tokens, length, name=name, seed=seed)
-    if codec["bits"] == "best":
-        predictor = Predictor(tokens, generator(seed, "size", name), length, device)
-        fields, report = _best(model, rounder, predictor)
-    else:
-        fields, report = rounder.of_size(codec["bits"])
+    with calibrated(model, codec, tokens, length, name=name, seed=seed) as rounder:
+        if codec["bits"] == "best":
+            predictor = Predictor(tokens, generator(seed, "size", name), length, device)
+            fields, report = _best(model, rounder, predictor)
+        else:
+            fields, report = rounder.of_size(codec["bits"])
     return {"kind": "sequential"}, fields, {"sequential": report}
 
 
-def calibrated(model, codec, tokens, length, *, name, seed):
-    """Measure what matters in a model, and return the `Rounder` that rounds it accordingly.
+@contextlib.contextmanager
+def calibrated(model, codec, tokens, length, *, name, seed, group_bytes=GROUP_BYTES):
+    """Measure what matters in a model, and give the `Rounder` that rounds it accordingly, within.
+
+    Its feedback factors are in a folder of temporary files (environment variable ``TMPDIR``), which is then
+    removed: 4 bytes for each pair of inputs of a layer, not counted twice where layers share them.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Of some family, in evaluation mode, on the device to calibrate it on.
+        Of some family, in evaluation mode, on the device to calibrate it on. Nothing else may change its
+        weights within.
     codec : dict
         The codec's section of the configuration.
     tokens : tokenbounds.corpus.store.TokenStore
@@ -64,6 +83,12 @@ def calibrated(model, codec, tokens, length, *, name, seed):
         Tokens per context.
     name, seed : str, int
         Name the random streams.
+    group_bytes : int
+        See `tokenbounds.codecs.sequential.moments.measure`.
+
+    Yields
+    ------
+    Rounder
     """
     device = next(model.parameters()).device
     batch = max(1, _BATCH_TOKENS // max(length, 1))
@@ -73,13 +98,14 @@ def calibrated(model, codec, tokens, length, *, name, seed):
     rng = generator(seed, "calibration", name)
     importance = measure(
         model,
-        (sample(tokens, rng, batch, length, device)[0] for _ in range(count)),
-        count,
+        [sample(tokens, rng, batch, length, device)[0] for _ in range(count)],
         with_gradients=with_gradients,
         frequency=_frequency(tokens, generator(seed, "frequency", name), model.vocab_size),
         seed=stream_seed(seed, "calibration targets", name),
+        group_bytes=group_bytes,
     )
-    return Rounder(model, importance, codec["damping"])
+    with tempfile.TemporaryDirectory(prefix="tokenbounds-") as scratch:
+        yield Rounder(model, importance, codec["damping"], scratch)
 
 
 def _frequency(tokens, rng, vocab_size):
@@ -98,25 +124,37 @@ class Rounder:
     Parameters
     ----------
     model : torch.nn.Module
-        Its weights stay as they are.
-    importance : dict of str to tokenbounds.codecs.sequential.moments.Importance
+        Its weights are read, and not copied: they must stay as they are while the rounder is used.
+    importance : iterable of dict of str to tokenbounds.codecs.sequential.moments.Importance
+        Those of all tensors, a group at a time: see `tokenbounds.codecs.sequential.moments.measure`. Tensors
+        that share their columns, as one object, are in one group.
     damping : float
         See `tokenbounds.codecs.sequential.rounding.feedback`.
+    scratch : path
+        Folder for the feedback factors, to be kept as long as the rounder is used.
     """
 
-    def __init__(self, model, importance, damping):
-        self._tensors = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    def __init__(self, model, importance, damping, scratch):
+        self._tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
         self._names = [name for name, _ in model.layout()]
         self.parameters = sum(self._tensors[name].numel() for name in self._names)
+        self._damping, self._scratch = damping, Path(scratch)
         self._plans: dict[str, tuple] = {}
+        for group in importance:
+            self._add(group)
+            del group  # before the next is measured, for which there is no room beside it
+
+    def _add(self, group):
+        """Plan how the tensors of a group are rounded."""
         uppers: dict[int, tuple] = {}
-        with Steps("feedback", len(self._names)) as progress:
-            for name in self._names:
-                self._plans[name] = self._plan(name, importance[name], damping, uppers)
+        with Steps("feedback", len(group)) as progress:
+            for name, found in group.items():
+                self._plans[name] = self._plan(name, found, uppers)
                 progress.show()
 
-    def _plan(self, name, found, damping, uppers):
-        """Return feedback, steps of rows and columns for a unit of 1, and whether to transpose."""
+    def _plan(self, name, found, uppers):
+        """Return the file of the feedback, steps of rows and columns for a unit of 1, and whether to
+        transpose."""
         tensor = self._tensors[name]
         shape = sides(tensor.shape)
         shape = shape[::-1] if found.transposed else shape
@@ -130,13 +168,8 @@ class Rounder:
         if found.columns.dim() == 2:
             key = id(found.columns)
             if key not in uppers:
-                uppers.clear()  # tensors that share their inputs follow one another
-                uppers[key] = (
-                    found.columns,
-                    feedback(found.columns.to(tensor.device), damping, f"tensor {name!r}"),
-                )
-            upper = uppers[key][1]
-            columns = upper.diagonal().double()
+                uppers[key] = self._feedback(found.columns.to(tensor.device), name)
+            upper, columns = uppers[key]
         else:
             upper, weights = None, found.columns.double().to(tensor.device)
             columns = (weights + _FLOOR * weights.mean()).rsqrt()
@@ -145,6 +178,18 @@ class Rounder:
         if shape[0] == 1 or not _pays(columns, shape[0]):
             columns = _even(columns)
         return upper, rows, columns, found.transposed
+
+    def _feedback(self, moments, name):
+        """Return the file of a new feedback factor, and its diagonal."""
+        upper = feedback(moments, self._damping, f"tensor {name!r}")
+        path = self._scratch / f"{len(self._plans)}.npy"
+        try:
+            np.save(path, upper.cpu().numpy())
+        except OSError as error:
+            size = upper.numel() * upper.element_size()
+            expected = f"expected room for {size} bytes of feedback of tensor {name!r}, see TMPDIR"
+            raise InputError(f"{path}: cannot be written ({error}); {expected}") from None
+        return path, upper.diagonal().double()
 
     def fields(self, unit):
         """Round all tensors with steps of `unit` times those of a unit of 1.
@@ -165,6 +210,8 @@ class Rounder:
         tensor = self._tensors[name]
         matrix = tensor.reshape(sides(tensor.shape))
         matrix = matrix.T if transposed else matrix
+        if upper is not None:  # mapped, so that it is in memory for as long as it is used
+            upper = torch.from_numpy(np.load(upper, mmap_mode="c")).to(matrix.device)
         dead = columns is None
         columns = torch.ones(matrix.shape[1], device=matrix.device) if dead else columns
         found = canonical(stepped(matrix, upper, rows * (1.0 if dead else unit), columns, f"tensor {name!r}"))
@@ -198,6 +245,7 @@ class Rounder:
         low = high = None  # log2 of units that are too small, and small enough
         unit, tried, best = self.guess(per_parameter), [], None
         for _ in range(_MOST_TRIES):
+            fields = None  # there is no room for two candidates, so that the best is rounded again
             try:
                 fields = self.fields(2.0**unit)
             except InputError:
@@ -208,7 +256,7 @@ class Rounder:
             tried.append((unit, bits))
             log.info("unit 2^%.3f: %.3f bits per parameter", unit, bits / self.parameters)
             if bits <= target and (best is None or bits > best[0]):
-                best = bits, unit, fields
+                best = bits, unit
             if target * (1 - _CLOSE) <= bits <= target:
                 break
             low, high = (unit, high) if bits > target else (low, unit)
@@ -219,7 +267,10 @@ class Rounder:
                 f"bits is {per_parameter:g}; the smallest message reached has {reached:.3f} bits per "
                 "parameter, expected a size within reach"
             )
-        bits, unit, fields = best
+        bits, unit = best
+        if fields is None or unit != tried[-1][0]:
+            fields = None
+            fields = self.fields(2.0**unit)
         report = {"bits_asked": per_parameter, "bits_reached": bits / self.parameters, "unit": 2.0**unit}
         return fields, report
 
@@ -251,8 +302,11 @@ class Rounder:
 def _best(model, rounder, predictor):
     """Round at the size with the least predicted bound."""
     best: dict = {}
+    last: dict = {}  # unit and fields: there is no room for those of two candidates
+    candidate = copy.deepcopy(model)  # the rounder reads the weights of the model itself
 
     def evaluate(unit):
+        last.clear()
         try:
             fields = rounder.fields(2.0**unit)
         except InputError:
@@ -260,13 +314,13 @@ def _best(model, rounder, predictor):
                 raise
             return math.inf  # steps coarser than a message can hold
         bits = rounder.bits(fields)
-        values = {name: field.values().reshape(field.shape) for name, field in fields.items()}
-        fill_model(model, values, "the quantized model")
-        bound, loss = predictor.bound(model, bits)
+        _fill(candidate, fields)
+        bound, loss = predictor.bound(candidate, bits)
         size = bits / rounder.parameters
         log.info("%.3f bits per parameter: loss %.4f, predicted bound %.4f", size, loss, bound)
+        last.update(unit=unit, fields=fields)
         if not best or bound < best["bound"]:
-            best.update(bound=bound, loss=loss, size=size, unit=unit, fields=fields)
+            best.update(bound=bound, loss=loss, size=size, unit=unit)
         return bound
 
     start = rounder.guess(3.0)
@@ -277,7 +331,17 @@ def _best(model, rounder, predictor):
         "predicted_bound": best["bound"],
         "calibration_loss_bits": best["loss"],
     }
-    return best["fields"], report
+    if last.get("unit") != best["unit"]:
+        last.clear()
+        last["fields"] = rounder.fields(2.0 ** best["unit"])  # the same again
+    return last["fields"], report
+
+
+def _fill(model, fields):
+    """Give a model the values of `Stepped` tensors, of one tensor at a time."""
+    parameters = dict(model.named_parameters())
+    for name, field in fields.items():
+        parameters[name].data.copy_(torch.from_numpy(field.values()).reshape(field.shape))
 
 
 def _even(steps):

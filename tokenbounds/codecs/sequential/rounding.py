@@ -30,6 +30,7 @@ from tokenbounds.errors import InputError
 _BLOCK = 64  # columns whose errors act on later ones in one matrix product
 # in a weight before the feedback; one input of a real model may be a thousand times as large as the others
 _MOST_STEPS = 4096
+_MOST_INT8 = 127  # whose absolute values are int8 too
 _PLAIN_STEPS = 64  # of a tensor that no moments are known of, in its root mean square
 
 
@@ -58,16 +59,20 @@ def feedback(hessian, damping=0.01, name="matrix"):
     if not hessian.isfinite().all():
         raise InputError(f"{name}: second moments of its inputs are not finite; expected numbers")
     mean = hessian.diagonal().mean()
-    damped = hessian + damping * mean * torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
-    root, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    # each of these matrices takes a gigabyte for a layer of 11,000 inputs: as few as can be at a time
+    damped = hessian.flip(0, 1)
+    damped.diagonal().add_(damping * mean)
+    root, failed = torch.linalg.cholesky_ex(damped)
+    del damped
     if failed or not mean > 0:
         raise InputError(
             f"{name}: the second moments of its inputs are singular (mean square {float(mean):.3g}, "
             f"damping {damping}); expected positive definite ones, of more calibration tokens or more damping"
         )
     upper = root.flip(0, 1)  # H = R R^T with R upper triangular, so U = R^-1
-    eye = torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
-    return torch.linalg.solve_triangular(upper, eye, upper=True).float()
+    del root
+    inverse = torch.eye(len(hessian), dtype=torch.float64, device=hessian.device).T  # by columns, as LAPACK's
+    return torch.linalg.solve_triangular(upper, inverse, upper=True, out=inverse).float()
 
 
 def exponents_of(steps):
@@ -110,7 +115,9 @@ def stepped(weight, upper, row_steps, column_steps, name="matrix"):
     if not most <= MOST_NUMBER:  # beside columns whose steps are 2^16 times smaller
         raise InputError(f"{name}: a weight of {most:.6g} steps; expected at most {MOST_NUMBER}")
     numbers = _round(weight, upper, by_row, by_column)
-    return Stepped(tuple(weight.shape), numbers.to(torch.int16).cpu().numpy(), exponent, rows, columns)
+    low, high = numbers.aminmax()
+    kind = torch.int8 if max(-low, high) <= _MOST_INT8 else torch.int16
+    return Stepped(tuple(weight.shape), numbers.to(kind).cpu().numpy(), exponent, rows, columns)
 
 
 def _clipped(exponents):

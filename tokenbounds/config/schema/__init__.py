@@ -16,17 +16,13 @@ from tokenbounds.config.schema.models import (
     Arithmetic,
     GPTModel,
     HypothesisConfig,
-    Kronecker,
-    LoRA,
     Model,
-    Monarch,
-    Structure,
-    Subspace,
     TrainedSection,
     Training,
     TransformersModel,
 )
 from tokenbounds.config.schema.reports import Row, Table
+from tokenbounds.config.schema.structures import Kronecker, LoRA, Monarch, Structure, Subspace
 
 __all__ = [
     "Antibodies",

@@ -64,11 +64,15 @@ def ids_of(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, V, shape))
 
 
-def measured(model, batches, with_gradients=1, frequency=None, seed=7):
+def groups_of(model, batches, with_gradients=1, frequency=None, seed=7, **options):
     frequency = torch.full((V,), 1 / V, dtype=torch.float64) if frequency is None else frequency
-    return measure(
-        model, batches, len(batches), with_gradients=with_gradients, frequency=frequency, seed=seed
-    )
+    options |= {"with_gradients": with_gradients, "frequency": frequency, "seed": seed}
+    return measure(model, batches, **options)
+
+
+def measured(*arguments, **options):
+    groups = groups_of(*arguments, **options)
+    return {name: part for group in groups for name, part in group.items()}
 
 
 @functools.cache

@@ -1,13 +1,14 @@
 """Sequential rounding: the weighted error is the stated one, below that of plain rounding, and on real
 weights below that of the other codecs at equal length."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 from support.lattice import correlated_hessian, gaussian
-from support.sequential import field_bits
+from support.sequential import body, field_bits
 
 from tokenbounds.codecs.frame import decode, encode
 from tokenbounds.codecs.lattice import quantize_linear, reconstruct
@@ -149,8 +150,18 @@ def test_rows_and_columns_of_steps():
     field = stepped(torch.ones(3, 4), None, rows, columns)
     assert field.exponent == 0 and field.shape == (3, 4)
     assert field.rows.tolist() == [4, 12, 0] and field.columns.tolist() == [0, 0, 12, 1]
-    assert field.numbers.dtype == np.int16
+    assert field.numbers.dtype == np.int8
     assert field.numbers.tolist() == np.rint(1 / np.outer(rows, [2, 2, 16, 2.4])).astype(int).tolist()
+
+
+@pytest.mark.parametrize("most", [1, 127, 128, 4000])
+def test_small_numbers_take_one_byte(most):
+    """And have the same code as in two."""
+    field = stepped(torch.tensor([[1.0, -most, 0.0, 0.7 * most]]), None, torch.ones(1), torch.ones(4))
+    assert field.numbers.dtype == (np.int8 if most <= 127 else np.int16)
+    assert field.numbers.tolist() == [[1, -most, 0, round(0.7 * most)]]
+    wide = dataclasses.replace(field, numbers=field.numbers.astype(np.int16))
+    assert body({"w": wide}) == body({"w": field}) and np.array_equal(wide.values(), field.values())
 
 
 def test_steps_that_differ_by_too_much_are_brought_nearer():
