@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -67,7 +66,7 @@ def main():
     (texts,) = folder.glob("*.jsonl")
     torch.set_num_threads(2)
     facts, file = read_facts(path), folder / "tokenizer.json"
-    read_tokenizer(path).save(str(file))
+    read_tokenizer(path, facts).save(str(file))
     tokenizer = open_tokenizer(file, facts.tokens[facts.eos_id])
     rng = np.random.default_rng(5)
     rows = texts.read_text(encoding="utf-8").splitlines()
@@ -95,7 +94,7 @@ def main():
     for name, token in (("BOS", facts.bos_id), ("EOS", facts.eos_id), ("EOT of pretraining", 0)):
         print(f"{name} before every document: {losses(model, store, 'always', token).mean():.4f}")
     print(f"no start token: {losses(model, store, 'first', facts.eos_id).mean():.4f}")
-    print(f"default: {SimpleNamespace(**{k: config.get(k) for k in ('start_token', 'start_id')})}")
+    print(f"default: {config['start_token']}, start_id {config.get('start_id')}")
 
 
 if __name__ == "__main__":

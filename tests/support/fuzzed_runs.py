@@ -4,13 +4,13 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from support.causal_models import LLAMA, library_model
 from support.corpora import write_corpus
+from support.published import tokenizer_of
 from support.quip_checkpoints import CONFIG, write_checkpoint
 from support.runs import CHOICES, context_of, contexts_of, write_run
 from support.stores import random_documents
@@ -55,7 +55,7 @@ def write_published_run(folder, family):
     write_corpus(run / "tokens/text", random_documents(np.random.default_rng(5), 30), VOCAB)
     index = CorpusIndex(run / "tokens/text/train")
     options = {"family": family, "start_token": "first", "context_length": 16}
-    tokens = SimpleNamespace(vocab_size=VOCAB, eot_id=0, bos_id=None)
+    tokens = tokenizer_of(VOCAB)
     contexts = contexts_of({"token": SCHEME})
     frame, _ = zip_message(
         published, {"tool": ["gzip"], "split_planes": False}, options, tokens, contexts, progress=False

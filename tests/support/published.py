@@ -7,7 +7,13 @@ from tokenbounds.codecs.archive import zip_message
 from tokenbounds.codecs.decode import write_message
 from tokenbounds.io.files import write_json
 
-TOKENS = SimpleNamespace(vocab_size=30, eot_id=0, bos_id=None)
+
+def tokenizer_of(vocab_size):
+    """What reading a checkpoint asks of a tokenizer of so many tokens, of which 0 ends a text."""
+    return SimpleNamespace(vocab_size=vocab_size, eot_id=0, bos_id=None, spelling=str)
+
+
+TOKENS = tokenizer_of(30)
 OPTIONS = {"family": "quip", "start_token": "always"}
 ENTRY = {"mode": "token", "context_length": 16}
 CONTEXTS = contexts_of(tuple(ENTRY.values()))

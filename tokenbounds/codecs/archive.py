@@ -25,9 +25,8 @@ from tokenbounds.codecs.frame import encode
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import file_size, sha256_file
 from tokenbounds.models.folders import CONFIG_FILE
-from tokenbounds.models.gguf import read_gguf
-from tokenbounds.models.pretrained import read_folder, weight_files
-from tokenbounds.models.published import read_published, start_facts
+from tokenbounds.models.pretrained import weight_files
+from tokenbounds.models.published import read_published, read_source, start_facts
 from tokenbounds.models.quip.checkpoint import QuipCheckpoint
 from tokenbounds.models.quip.llama import QuipLlama
 
@@ -115,9 +114,8 @@ def _files_of(source, family):
         return QuipCheckpoint(source).files
     if family == "gguf":
         return [Path(source)]
-    folder = source
-    listing, weights = weight_files(folder)
-    return [Path(folder) / CONFIG_FILE, *([listing] if listing not in weights else []), *weights]
+    listing, weights = weight_files(source)
+    return [Path(source) / CONFIG_FILE, *([listing] if listing not in weights else []), *weights]
 
 
 def _check_vocabulary(folder, rows, vocab_size):
@@ -197,8 +195,8 @@ def linked_folder(message, folder, name="message"):
             for entry in entries:
                 (Path(temporary) / entry["name"]).symlink_to(_sized(folder, entry, name).resolve())
             family = message.config["hypothesis"]["family"]
-            alone = Path(temporary, entries[0]["name"]) if family == "gguf" else None
-            paths = _files_of(alone or temporary, family)
+            source = Path(temporary, entries[0]["name"]) if family == "gguf" else temporary
+            paths = _files_of(source, family)
             named, needed = [entry["name"] for entry in entries], [path.name for path in paths]
             if named != needed:
                 stated = ", ".join(named)
@@ -234,14 +232,11 @@ def published_model(message, folder, name="message", device="cpu"):
     config = message.config["hypothesis"]
     canonical(PublishedConfig, config, name)
     with linked_folder(message, folder, name) as paths:
-        linked = paths[0].parent
         if config["family"] == "quip":
-            checkpoint = QuipCheckpoint(linked, resident=_fits(message, device))
+            checkpoint = QuipCheckpoint(paths[0].parent, resident=_fits(message, device))
             return QuipLlama(checkpoint, config["vocab_size"]).eval()
         facts = {key: value for key, value in config.items() if key != "family"}
-        return (
-            read_gguf(paths[0], **facts)[0] if config["family"] == "gguf" else read_folder(linked, **facts)[0]
-        )
+        return read_source(paths[0] if config["family"] == "gguf" else paths[0].parent, **facts)[0]
 
 
 def _fits(message, device):

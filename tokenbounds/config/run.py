@@ -90,6 +90,9 @@ class Config(Section):
                 # one step only: with a chain of references one could not see whose documents it was made from
                 own = [other for other, section in self.corpora.items() if section.tokenizer.corpus is None]
                 known(f"corpora.{name}.tokenizer.corpus", corpus.tokenizer.corpus, own)
+            if corpus.tokenizer.model is not None:
+                files = [other for other, section in self.models.items() if section.family == "gguf"]
+                known(f"corpora.{name}.tokenizer.model", corpus.tokenizer.model, files)
 
     def _check_models(self):
         for name, model in self.models.items():

@@ -146,9 +146,9 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         elif kind == "model":
             if gguf is None:
                 raise ValueError("tokenizer.model needs the GGUF file of the model")
-            source, name = None, "tokenizer.json"
-            eot = corpus.eot or _eot_of(gguf)
-            read_tokenizer(gguf).save(str(temporary / name))
+            source, name, facts = None, "tokenizer.json", read_facts(gguf)
+            eot = corpus.eot or _eot_of(gguf, facts)
+            read_tokenizer(gguf, facts).save(str(temporary / name))
         elif kind == "hub":
             if hub_files is None:
                 raise ValueError(
@@ -207,9 +207,8 @@ def prepare_tokenizer(corpus: Corpus, folder, *, documents=None, hub_files=None,
         write_json(temporary / INFO, info)
 
 
-def _eot_of(path):
+def _eot_of(path, facts):
     """Return the end-of-text token that a GGUF file names."""
-    facts = read_facts(path)
     if facts.eos_id is None:
         raise InputError(f"{path}: no eos_token_id in it; expected one, or `eot` in the corpus")
     return facts.tokens[facts.eos_id]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tokenbounds.errors import InputError
 
+_TOKENIZER = ("tokens", "bos_token_id", "eos_token_id")
+
 
 @dataclasses.dataclass(frozen=True)
 class GGUFFacts:
@@ -20,10 +22,10 @@ class GGUFFacts:
     ----------
     architecture : str
         Name of the architecture in llama.cpp.
-    tokens : list of str
-        Spelling of each token, by id, as the file has it.
     values : int
         Number of values in all tensors.
+    tokens : list of str
+        Spelling of each token, by id, as the file has it.
     bos_id, eos_id : int or None
         Tokens for the beginning and the end of a text.
     """
@@ -82,10 +84,7 @@ def read_facts(path):
     return GGUFFacts(architecture, values, tokens, *ids)
 
 
-_TOKENIZER = ("tokens", "bos_token_id", "eos_token_id")
-
-
-def read_tokenizer(path):
+def read_tokenizer(path, facts):
     """Convert the tokenizer of a GGUF file to one of the tokenizers library.
 
     It puts a token before a text (BOS) exactly if the file says that its model expects one.
@@ -93,6 +92,8 @@ def read_tokenizer(path):
     Parameters
     ----------
     path : path
+    facts : GGUFFacts
+        Those of the file.
 
     Returns
     -------
@@ -101,7 +102,7 @@ def read_tokenizer(path):
     Raises
     ------
     InputError
-        As `read_facts`; or a kind of tokenizer that the transformers library does not convert.
+        A kind of tokenizer that the transformers library does not convert.
     """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
@@ -113,7 +114,7 @@ def read_tokenizer(path):
         )
         content = json.loads(found.backend_tokenizer.to_str())
         # the library adds special tokens of its own where the file has none: they are no tokens of the model
-        known = len(read_facts(path).tokens)
+        known = len(facts.tokens)
         content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < known]
         return Tokenizer.from_str(json.dumps(content))
 
@@ -123,9 +124,7 @@ def readable(path):
     """Raise an `InputError` that names the file for whatever a library raises while it reads it."""
     try:
         yield
-    except InputError:
-        raise
-    except (MemoryError, KeyboardInterrupt):
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # malformed bytes raise many kinds of errors in the libraries
         reason = f"{type(error).__name__}: {' '.join(str(error).split()):.160}"

@@ -11,7 +11,9 @@ from tokenbounds.io.gguf import read_facts, read_tokenizer, readable
 from tokenbounds.models.pretrained import check_size, filled_model, from_library
 
 
-def read_gguf(path, *, vocab_size, eot_id, start_token="first", start_id=None, context_length=None):
+def read_gguf(
+    path, *, vocab_size, eot_id, start_token="first", start_id=None, context_length=None, spelling=None
+):
     """Read a model from a GGUF file.
 
     Parameters
@@ -19,6 +21,9 @@ def read_gguf(path, *, vocab_size, eot_id, start_token="first", start_id=None, c
     path : path
     vocab_size, eot_id, start_token, start_id, context_length
         See `tokenbounds.models.pretrained.read_folder`.
+    spelling : callable (int) -> str or None, optional
+        How the corpus' tokenizer spells a token in its own file (None for an unused id); the file's own
+        tokenizer is then compared with it.
 
     Returns
     -------
@@ -31,12 +36,15 @@ def read_gguf(path, *, vocab_size, eot_id, start_token="first", start_id=None, c
     ------
     InputError
         The file is cut off or malformed, of an architecture or with a kind of tensor that the library does
-        not read, or does not hold the tensors of its configuration; fewer tokens than `vocab_size`.
+        not read, or does not hold the tensors of its configuration; fewer tokens than `vocab_size`;
+        a token of the corpus' tokenizer is spelled otherwise in the file, or is not in it.
     """
     from transformers import AutoConfig
 
     path = Path(path)
     facts = read_facts(path)
+    if spelling is not None:
+        _check_tokens(path, facts, spelling, vocab_size)
     with readable(path):
         source = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
         try:
@@ -59,23 +67,9 @@ def read_gguf(path, *, vocab_size, eot_id, start_token="first", start_id=None, c
     return filled_model(path, entries, hypothesis, load)
 
 
-def check_tokens(path, spelling, vocab_size):
-    """Refuse a tokenizer that is not the one in a GGUF file.
-
-    Parameters
-    ----------
-    path : path
-        The GGUF file.
-    spelling : callable (int) -> str or None
-        How the tokenizer spells a token in its own file; None for an unused id.
-    vocab_size : int
-
-    Raises
-    ------
-    InputError
-        A token of the tokenizer is spelled otherwise in the file, or is not in it.
-    """
-    own = read_tokenizer(path)
+def _check_tokens(path, facts, spelling, vocab_size):
+    """Refuse a tokenizer that is not the one in a GGUF file."""
+    own = read_tokenizer(path, facts)
     for token in range(vocab_size):
         if (given := spelling(token)) is not None and given != (stored := own.id_to_token(token)):
             raise InputError(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tokenbounds.models.gguf import check_tokens, read_gguf
+from tokenbounds.models.gguf import read_gguf
 from tokenbounds.models.pretrained import read_folder
 
 
@@ -50,15 +50,32 @@ def read_published(source, section, tokenizer):
     Raises
     ------
     InputError
-        See `tokenbounds.models.pretrained.read_folder`, `tokenbounds.models.gguf.read_gguf` and
-        `tokenbounds.models.gguf.check_tokens`.
+        See `tokenbounds.models.pretrained.read_folder` and `tokenbounds.models.gguf.read_gguf`.
     """
     options = {"vocab_size": tokenizer.vocab_size, "eot_id": tokenizer.eot_id}
     options |= {"context_length": section.get("context_length"), **start_facts(section, tokenizer)}
-    if Path(source).suffix != ".gguf":
-        return read_folder(source, **options)
-    check_tokens(source, tokenizer.spelling, tokenizer.vocab_size)
-    return read_gguf(source, **options)
+    return read_source(source, spelling=tokenizer.spelling, **options)
+
+
+def read_source(source, *, spelling=None, **facts):
+    """Read a model from a folder, or from a GGUF file, whose tokenizer must then have this spelling.
+
+    Parameters
+    ----------
+    source : path
+    spelling
+        See `tokenbounds.models.gguf.read_gguf`; a folder's tokens are not compared.
+    **facts
+        See `tokenbounds.models.pretrained.read_folder`.
+
+    Returns
+    -------
+    model, config
+        As `tokenbounds.models.pretrained.read_folder`.
+    """
+    if Path(source).suffix == ".gguf":
+        return read_gguf(source, spelling=spelling, **facts)
+    return read_folder(source, **facts)
 
 
 def published_inputs(source):

@@ -22,6 +22,8 @@ def loss_on_documents(
 ):
     """Compute a model's mean loss on the first tokens of a few documents, and say whether it is too high.
 
+    The documents are drawn by the seed, from a random stream of their own.
+
     Parameters
     ----------
     message_path : path
@@ -41,16 +43,14 @@ def loss_on_documents(
     undamaged : path, optional
         Folder of the model before its message was made.
 
-    The documents are drawn by the seed, from a random stream of their own.
-
     Returns
     -------
     dict
         ``bits_per_token``, ``random_guess`` (log2 V), ``limit``, ``limit_is`` (in words), ``documents``,
         ``tokens``, and ``bad``: whether the loss is above the limit.
     """
-    store = TokenStore(store_folder)
-    message, model = read_model(message_path, choose_device(device))
+    store, device = TokenStore(store_folder), choose_device(device)
+    message, model = read_model(message_path, device)
     hypothesis = message.config["hypothesis"]
     arithmetic = message.config["contexts"]["arithmetic"]
     length = min(MOST_TOKENS, context_length_of(hypothesis))
@@ -71,7 +71,7 @@ def loss_on_documents(
     ]
     if undamaged is not None:
         del model
-        whole = cast(load_model(undamaged)[0], arithmetic).to(choose_device(device))
+        whole = cast(load_model(undamaged)[0], arithmetic).to(device)
         before = float(losses_of(whole).mean())
         limits.append((before + sanity_damage, f"{sanity_damage:g} above the undamaged model's {before:.2f}"))
     (limit, reason), loss = min(limits), float(losses.mean())

@@ -1,11 +1,10 @@
 """Published checkpoints as hypotheses: frames that name files, their sizes, and the models in them."""
 
 import subprocess
-from types import SimpleNamespace
 
 import pytest
 import torch
-from support.published import CODEC, CONTEXTS, ENTRY, OPTIONS, TOKENS, write_published
+from support.published import CODEC, CONTEXTS, ENTRY, OPTIONS, TOKENS, tokenizer_of, write_published
 from support.quip_checkpoints import CONFIG, write_checkpoint
 
 from tokenbounds.codecs.archive import check_files, compressed_again, published_model, zip_message
@@ -120,7 +119,7 @@ def test_checkpoints_that_do_not_fit_the_corpus(folder):
             folder,
             CODEC,
             OPTIONS,
-            SimpleNamespace(**{**vars(TOKENS), "vocab_size": 40}),
+            tokenizer_of(40),
             CONTEXTS,
             progress=False,
         )

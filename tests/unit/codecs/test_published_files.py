@@ -4,11 +4,10 @@ import copy
 import os
 import re
 import shutil
-from types import SimpleNamespace
 
 import pytest
 from support.messages import check_model_refused, forge
-from support.published import CONTEXTS, OPTIONS, write_published
+from support.published import CONTEXTS, OPTIONS, TOKENS, write_published
 from support.quip_checkpoints import write_checkpoint
 
 from tokenbounds.codecs import frame
@@ -123,9 +122,6 @@ def test_the_folder_of_links_is_removed(published, folder):
 
 
 def test_published_contexts_are_checked_when_written(folder):
-    codec, tokens = (
-        {"tool": ["gzip"], "split_planes": False},
-        SimpleNamespace(vocab_size=30, eot_id=0, bos_id=None),
-    )
+    codec = {"tool": ["gzip"], "split_planes": False}
     with pytest.raises(InputError, match="contexts holds token; expected exactly"):
-        zip_message(folder, codec, OPTIONS, tokens, {"token": CONTEXTS["schemes"][0]}, progress=False)
+        zip_message(folder, codec, OPTIONS, TOKENS, {"token": CONTEXTS["schemes"][0]}, progress=False)

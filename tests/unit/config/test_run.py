@@ -182,6 +182,17 @@ def test_tokenizers_of_other_corpora():
             parse_config(data)
 
 
+def test_tokenizers_of_models():
+    data = copy.deepcopy(MINIMAL)
+    data["models"]["file"] = {"family": "gguf", "corpus": "second", "path": "m.gguf"}
+    data["corpora"]["second"] = {"source": {"files": ["b.txt"]}, "tokenizer": {"model": "file"}}
+    assert parse_config(data).corpora["second"].tokenizer.model == "file"
+    for wrong in ("gpt", "third"):
+        data["corpora"]["second"]["tokenizer"]["model"] = wrong
+        with pytest.raises(InputError, match=rf"corpora.second.tokenizer.model: '{wrong}' is not defined"):
+            parse_config(data)
+
+
 def test_models_that_start_from_another():
     data = copy.deepcopy(MINIMAL)
     llama = {

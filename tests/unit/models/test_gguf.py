@@ -1,6 +1,6 @@
 """Published models in GGUF files: their weights, tokenizer and messages; and files that are refused."""
 
-import json
+import functools
 import shutil
 from types import SimpleNamespace
 
@@ -13,12 +13,14 @@ from support.messages import contexts_of
 from transformers import AutoModelForCausalLM
 
 from tokenbounds.codecs.archive import compressed_again, zip_message
+from tokenbounds.codecs.config_checks import check_config
 from tokenbounds.codecs.decode import decode_message, read_model, write_message
 from tokenbounds.config.schema import Corpus
+from tokenbounds.config.schema.models import GGUFModel
 from tokenbounds.corpus.tokenizers import load_tokenizer, prepare_tokenizer
 from tokenbounds.errors import InputError
 from tokenbounds.io.files import write_json
-from tokenbounds.io.gguf import read_facts, read_tokenizer
+from tokenbounds.io.gguf import read_facts
 from tokenbounds.models.gguf import read_gguf
 from tokenbounds.models.published import read_published, start_facts
 
@@ -130,8 +132,6 @@ def test_a_message_of_a_gguf_file_names_one_file(path, tmp_path):
     codec = {"tool": ["gzip"], "split_planes": False}
     frame, _ = zip_message(path, codec, SECTION, tokenizer, contexts_of(("token", 16)), progress=False)
     config = decode_message(frame).config
-    from tokenbounds.codecs.config_checks import check_config
-
     entry = config["files"][0]
     for files in ([entry, {**entry, "name": "b.gguf"}], [{**entry, "name": "model.safetensors"}]):
         with pytest.raises(InputError, match="expected one GGUF file"):
@@ -141,10 +141,11 @@ def test_a_message_of_a_gguf_file_names_one_file(path, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.999, 0.6, 0.05, 0.001, 0.0])
-def test_a_file_that_is_cut_off_is_refused(path, share):
+def test_a_file_that_is_cut_off_is_refused(path, tmp_path, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    for read in (read_facts, read_tokenizer, lambda name: read_gguf(name, **FACTS)):
+    prepare = functools.partial(prepared, folder=tmp_path / "tokenizer")
+    for read in (read_facts, prepare, lambda name: read_gguf(name, **FACTS)):
         with pytest.raises(
             InputError, match=r"tiny\.gguf: cannot be read \(.*\); expected a whole GGUF file"
         ):
@@ -182,10 +183,6 @@ def test_tensors_that_share_bytes_are_refused(path):
     """A small file could otherwise be a model of any size."""
     data = bytearray(path.read_bytes())
     reader = gguf.GGUFReader(path)
-    offsets = [int(tensor.field.parts[-1][0]) for tensor in reader.tensors]
-    largest = max(reader.tensors, key=lambda tensor: tensor.n_bytes)
-    at = {tensor.name: tensor.field.offset for tensor in reader.tensors}
-    assert max(offsets) > 0 and largest.name in at
     for tensor in reader.tensors:  # the last number of a tensor's entry is its offset
         place = int(tensor.field.offset) + sum(part.nbytes for part in tensor.field.parts[:-1])
         data[place : place + 8] = (0).to_bytes(8, "little")
@@ -195,8 +192,6 @@ def test_tensors_that_share_bytes_are_refused(path):
 
 
 def test_configuration():
-    from tokenbounds.config.schema.models import GGUFModel
-
     valid = GGUFModel.model_validate({"family": "gguf", "corpus": "c", "path": "m.gguf"})
     assert valid.local_path == "m.gguf" and valid.start_token is None
     folder = {"family": "gguf", "corpus": "c", "folder": "models", "file": "m.gguf"}
@@ -210,4 +205,3 @@ def test_configuration():
     ):
         with pytest.raises(ValueError, match=line):
             GGUFModel.model_validate({"family": "gguf", "corpus": "c", **wrong})
-    assert json.dumps(valid.model_dump(exclude_none=True))

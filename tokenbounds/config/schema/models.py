@@ -48,7 +48,7 @@ class HypothesisConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _check_eot(self):
+    def _check_ids(self):
         for key in ("eot_id", "start_id"):
             token = getattr(self, key)
             if token is not None and token >= self.vocab_size:
