@@ -14,8 +14,10 @@ from tokenbounds.codecs.decode import decode_message, model_of, tensors_of
 from tokenbounds.codecs.encode import code_model
 from tokenbounds.codecs.frame import encode
 from tokenbounds.codecs.lattice import Quantized, reconstruct
+from tokenbounds.config.schema import Corpus
+from tokenbounds.corpus.tokenizers import prepare_tokenizer
 from tokenbounds.errors import InputError
-from tokenbounds.io.files import read_json, write_json
+from tokenbounds.io.files import read_json
 from tokenbounds.models.folders import load_model
 from tokenbounds.models.gpt import GPT
 from tokenbounds.models.registry import layout_of
@@ -200,16 +202,23 @@ def test_a_model_without_a_fitting_layer(tokens):
         )
 
 
+def write_tokenizer(folder, size):
+    """Write the folder of a tokenizer of so many tokens, of which 0 ends a text."""
+    tokens = ["<end>", *(f"<{number}>" for number in range(1, size))]
+    section = {"source": {"files": ["a.txt"]}, "tokenizer": {"vocabulary": tokens}, "eot": "<end>"}
+    prepare_tokenizer(Corpus.model_validate(section), folder)
+    return folder
+
+
 def test_published_models_are_written_like_trained_ones(llama, tmp_path):
     folder = tmp_path / "published"
     folder.mkdir()
     model, config = load_model(llama)
     model.lm.save_pretrained(folder)
-    index = tmp_path / "index.json"
-    write_json(index, {"vocab_size": VOCAB, "eot_id": 0})
+    tokenizer = write_tokenizer(tmp_path / "tokenizer", VOCAB)
     section = {"family": "pretrained", "folder": str(folder), "start_token": "always", "corpus": "text"}
     config_file = [f"{folder}/config.json"]
-    pretrained.main(str(tmp_path / "models/m/model.safetensors"), config_file, index, section)
+    pretrained.main(str(tmp_path / "models/m/model.safetensors"), config_file, tokenizer, section)
     loaded, written = load_model(tmp_path / "models/m")
     assert written["start_token"] == "always" and written["context_length"] == 16
     assert written["transformers"] == config["transformers"]
@@ -218,15 +227,14 @@ def test_published_models_are_written_like_trained_ones(llama, tmp_path):
     }
     provenance = read_json(tmp_path / "models/m/config.json")["provenance"]
     assert any(name.endswith("model.safetensors") for name in provenance["inputs"])
-    write_json(index, {"vocab_size": VOCAB + 1, "eot_id": 0})
+    larger = write_tokenizer(tmp_path / "larger", VOCAB + 1)
     with pytest.raises(
         InputError, match="vocabulary has 64 rows, expected at least the tokenizer's 65 tokens"
     ):
-        pretrained.main(str(tmp_path / "models/n/model.safetensors"), config_file, index, section)
+        pretrained.main(str(tmp_path / "models/n/model.safetensors"), config_file, larger, section)
     assert not (tmp_path / "models/n").exists()
     manifest = tmp_path / "download.json"
-    manifest.write_text(json.dumps({"folder": str(folder)}))
-    write_json(index, {"vocab_size": VOCAB, "eot_id": 0})
+    manifest.write_text(json.dumps({"folder": str(folder), "files": [{"name": "config.json"}]}))
     hub = {**section, "hub": "a/b", "revision": "0" * 40}
-    pretrained.main(str(tmp_path / "models/h/model.safetensors"), [str(manifest)], index, hub)
+    pretrained.main(str(tmp_path / "models/h/model.safetensors"), [str(manifest)], tokenizer, hub)
     assert (tmp_path / "models/h/config.json").exists()
